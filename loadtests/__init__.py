@@ -1,12 +1,13 @@
 """
 Programs that put load on a running ledger over HTTP.
 
-What is measured or judged byte for byte is sent by `client`. All else, as opening accounts and reading the books, is
-done with `tallystick_client` by `books`. Servers are started with `servers` and `databases` by `processes`; `figures`
-and `screen` show what came of it. The service is never imported, but for how it starts its databases.
+Requests that are measured, or whose answers are judged byte for byte, are sent by `client`. Everything else, such as
+opening accounts and reading the books, is done by `books` with `tallystick_client`. `servers` starts servers,
+`databases` starts databases, and `processes` starts any program; `figures` and `screen` show the results. The service
+is never imported, except for how it starts its databases.
 
-`openloop` sends a load that does not wait: a fixed one, `make overload`, `connections`, `neighbour`; and it replays a
-bank's books. `kit` are virtual users under Locust, `chaos` are clients while everything is broken. What both do is in
-`payers`; both write down a `history`, whose checks say which promise was broken. `bench` measures it beside others,
-`peer` among them.
+`openloop` sends a load that does not wait for answers: at a fixed rate, and as `make overload`, `connections` and
+`neighbour`; it also replays a bank's books. `kit` runs virtual users under Locust, `chaos` runs clients while
+everything breaks. What both kinds of clients do is in `payers`; both write a `history`, whose checks say which promise
+was broken. `bench` measures the service beside others, one of which is `peer`.
 """

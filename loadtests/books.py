@@ -1,4 +1,4 @@
-"""The books of a run: how they are opened over HTTP, and what they say in the end; both go into its history."""
+"""Opens the books of a run over HTTP and reads them at its end; both go into its history."""
 
 import asyncio
 import json
@@ -15,20 +15,20 @@ from loadtests.payers import BULK, CURRENCY, body_of
 from tallystick_client import AccountItem, AccountResult, AsyncTallystick, Transfer, TransferItem, TransferResult
 from tallystick_client.request import instant
 
-# Seconds of a call with all its repeats: longer than a failover of the database, short enough to notice.
+# Seconds of a call with all its retries: longer than a failover of the database, short enough to notice.
 CALL_SECONDS_MAX = 90.0
-# Accounts or transfers of one request: an item costs a token, and more at once than the bucket of a key holds are never
-# let through.
+# Accounts or transfers of one request. An item costs a token, and a request with more items than the bucket of a key
+# holds is never admitted.
 ITEMS_MAX = 20
-# Times the books are read until nothing has moved meanwhile. Requests that nobody waits for any more may still run.
+# How often the books are read until nothing moves during a reading. Requests whose callers have left may still run.
 READINGS_MAX = 12
-# Seconds between two readings: the last holds expire meanwhile, each of which moves its accounts on.
+# Seconds between two readings. The last holds expire in this time, and each expiry changes its accounts' versions.
 PAUSE_SECONDS = 1.0
 
 
 @asynccontextmanager
 async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
-    """Yield a client for what is not measured. Nobody waits for a server that is not there."""
+    """Yield a client for requests that are not measured; raise NotRunError at once if no server answers."""
     async with Client(url, key) as client:
         heard = await client.ask("GET", "/livez")
     if not heard.status:
@@ -40,7 +40,7 @@ async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
 async def open_accounts(
     client: AsyncTallystick, names: Sequence[str], currency: str = CURRENCY, floor: int | None = None
 ) -> None:
-    """Open accounts; one that is already open so stays as it is."""
+    """Open accounts; one that is already open with the same fields stays as it is."""
     for start in range(0, len(names), ITEMS_MAX):
         some = names[start : start + ITEMS_MAX]
         _check(some, await client.accounts.create_many(AccountItem(name, currency, floor) for name in some))
@@ -49,7 +49,7 @@ async def open_accounts(
 async def open_books(
     client: AsyncTallystick, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, *, ledger: str = ""
 ) -> None:
-    """Open accounts and fill each, out of one that may go below zero and whose name begins the keys of that."""
+    """Open accounts and fund each from one that may go below zero, whose name is the prefix of the funding keys."""
     await open_accounts(client, [world])
     await open_accounts(client, accounts, floor=0)
     for start in range(0, len(accounts), ITEMS_MAX):
@@ -66,11 +66,14 @@ async def open_books(
 
 
 async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str, ledger: str = "") -> None:
-    """Write down all accounts whose ids begin with the prefix, their statements and what became of holds."""
+    """
+    Record all accounts whose ids begin with the prefix, their statements, and their holds with what became of them.
+    """
     for _ in range(READINGS_MAX):
         accounts = [account async for account in client.accounts.list(prefix=prefix)]
         entries = [(account.id, entry) for account in accounts async for entry in client.accounts.entries(account.id)]
-        # Each once, by its source; a transfer has its entries.
+        # A transfer is listed for both its accounts and is taken once, from its source. A plain transfer has its
+        # entries.
         rows = [
             row
             for account in accounts
@@ -85,7 +88,7 @@ async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str,
         raise NotRunError(f"the accounts {prefix}* moved on during {READINGS_MAX} readings of the books")
     for a in accounts:
         recorder.write(noted(Account(ledger, a.id, a.currency, a.balance, a.version, a.floor)))
-    # Whoever records a history puts the key into the reference.
+    # Clients that record a history put the key into the reference.
     for account, e in entries:
         moved = (e.amount, e.counterparty or "")
         recorder.write(noted(Entry(ledger, account, e.transfer_id, e.reference or "", *moved, e.balance, e.version)))
@@ -102,6 +105,6 @@ def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResul
 
 
 def _told(transfer: Transfer) -> dict[str, object]:
-    """Return what was answered of a transfer, members that are null left out."""
+    """Return a transfer's members as they were answered, without those that are null."""
     told = {name: value for name, value in msgspec.to_builtins(transfer).items() if value is not None}
     return told | {"effective_at": instant(transfer.effective_at), "created_at": instant(transfer.created_at)}

@@ -1,4 +1,4 @@
-"""Apache Kafka and RabbitMQ, real ones on ports of loopback; they may be broken and started again."""
+"""Runs real Apache Kafka and RabbitMQ on loopback ports; tests may break them and start them again."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ from loadtests.processes import HOST, Program, answers, free_port, spawn, tail
 
 KAFKA_VERSION = "4.1.1"
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-# Seconds that a broker gets to answer, on a busy machine too.
+# Seconds that a broker gets to answer, even on a busy machine.
 START_SECONDS_MAX = 60.0
-# Bytes of a message that brokers take here.
+# The largest message in bytes that these brokers accept.
 MESSAGE_MAX_BYTES = 20_000
 # Partitions of a topic.
 PARTITIONS = 3
-# Messages that a consumer of RabbitMQ gets before it has acknowledged any.
+# Unacknowledged messages that a consumer of RabbitMQ may hold.
 PREFETCH = 1_000
 
 
@@ -40,11 +40,11 @@ class Broker(Program):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return why it cannot be started on this machine; None where it can."""
+        """Return why the broker cannot be started on this machine; None if it can."""
         raise NotImplementedError
 
     async def start(self) -> None:
-        """Start it and return when it answers."""
+        """Start the broker and return when it answers."""
         self._process = spawn(self._command, self.log, self._environment)
 
         async def probe() -> bool:
@@ -55,15 +55,15 @@ class Broker(Program):
             raise NotRunError(f"{self.kind} does not answer:\n{tail(self.log)}")
 
     def target(self, name: str) -> list[str]:
-        """Return the arguments of a sink that leads to a place of its own."""
+        """Return the arguments of a sink that sends to a topic or queue of this name."""
         raise NotImplementedError
 
     async def prepare(self, name: str) -> None:
-        """Make a place that keeps what it is sent."""
+        """Create the topic or queue that keeps what the sink sends."""
         raise NotImplementedError
 
     def follow(self, name: str) -> AsyncGenerator[bytes, None]:
-        """Return the messages that arrive there, of each key in the order of its arrival."""
+        """Yield the messages that arrive there; the messages of each key come in the order of their arrival."""
         raise NotImplementedError
 
     async def _answers(self) -> bool:
@@ -71,7 +71,7 @@ class Broker(Program):
 
 
 class Kafka(Broker):
-    """One broker that is its own controller."""
+    """Runs one Kafka broker that is its own controller."""
 
     kind = "kafka"
     _PROPERTIES = """
@@ -149,7 +149,7 @@ broker.heartbeat.interval.ms=300
         return Path(os.environ.get("KAFKA_JARS") or cache / "tallystick" / f"kafka-{KAFKA_VERSION}")
 
     def _java(self, program: str) -> list[str]:
-        # Starts fast and stays small; nothing here asks for more.
+        # Options for a fast start and little memory; these programs need no more.
         machine = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
         return ["java", *machine, "-cp", f"{self._jars()}/*", program]
 
@@ -160,7 +160,7 @@ broker.heartbeat.interval.ms=300
 
 
 class RabbitMQ(Broker):
-    """One node, with a port mapper of its own that ends with it."""
+    """Runs one RabbitMQ node, with its own port mapper that ends with it."""
 
     kind = "rabbitmq"
     _command = [str(RABBITMQ)]  # noqa: RUF012 -- never changed
@@ -186,7 +186,7 @@ class RabbitMQ(Broker):
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "logs"),
             "RABBITMQ_LOGS": "-",
-            # The node takes the place of the script that starts it.
+            # With this, the node replaces the script that starts it.
             "detached": "true",
         }
 
@@ -225,7 +225,7 @@ class RabbitMQ(Broker):
                 await message.ack()
 
     async def _answers(self) -> bool:
-        # One that cannot be opened has to be closed too.
+        # A connection that could not be opened must be closed too.
         async with aio_pika.Connection(yarl.URL(self.url)) as connection:
             await connection.connect()
         return True

@@ -1,9 +1,9 @@
 """
 The client of the ledger's HTTP API.
 
-A `Connection` carries one request at a time, in as few steps as there can be; the generator drives thousands of them.
-A `Client` keeps some of them, repeats nothing, and tells every answer byte for byte: that is for whoever measures or
-judges. Everybody else uses `tallystick_client`.
+A `Connection` carries one request at a time in as few steps as possible; the generator drives thousands of them. A
+`Client` keeps some of them, never retries, and returns every answer byte for byte, for programs that measure or judge.
+All other programs use `tallystick_client`.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, urlsplit
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard
 
-# One request: above the server's own deadlines, so that its answer and not our impatience decides.
+# Seconds for one request: above the server's own deadlines, so that the server answers before the client gives up.
 REQUEST_SECONDS_MAX = 30.0
-# Told instead of a status where there was no answer.
+# Stands in for a status where there was no answer.
 BROKEN = 0
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
@@ -38,15 +38,16 @@ def address_of(url: str) -> SplitResult:
 
 class Connection(asyncio.Protocol):
     """
-    A keep-alive connection with one request under way at most.
+    A keep-alive connection with at most one request under way.
 
-    `answered`: called with the connection, the status (`BROKEN` when it ended instead), all bytes of the answer, and
-    how many of them are the head's lines. `ended`: called when it has ended; nothing is under way then.
+    `answered`: called with the connection, the status (`BROKEN` if the connection ended instead), all bytes of the
+    answer, and how many of them are the lines of its head. `ended`: called when the connection has ended; no request is
+    under way then.
     """
 
     def __init__(self, answered: "Answered", ended: "Ended") -> None:
         self.transport: asyncio.Transport | None = None
-        # What the owner notes about the request under way; and the numbers of API keys that its requests have in turns.
+        # For the owner: notes about the request under way, and the numbers of the API keys that requests use in turn.
         self.tag: Any = None
         self.due = 0.0
         self.keys: Iterator[int] = iter(())
@@ -77,12 +78,12 @@ class Connection(asyncio.Protocol):
             self._received = received
             return
         if not self._busy or len(received) > whole or received[:9] != b"HTTP/1.1 " or not received[9:12].isdigit():
-            # No answer of HTTP/1.1, or one to nothing.
+            # The answer is not HTTP/1.1, or answers no request.
             self.close()
             return
         self._received = b""
         self._busy = False
-        # Most heads do not have the word: looking for it is cheaper than the expression.
+        # Most heads lack the word: a search for it is cheaper than the regular expression.
         if received.find(b"close", 0, end) > 0 and _CLOSE.search(received, 0, end) is not None:
             self.close()
         self._answered(self, int(received[9:12]), received, end)
@@ -118,7 +119,7 @@ class Client:
         self.url = url.rstrip("/")
         self._address = address_of(self.url)
         self._head = f"Host: {self._address.netloc}\r\nAuthorization: Bearer {key}\r\n"
-        # Some may have ended meanwhile.
+        # Some connections may have ended since they were put back.
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(connections_max)
 
@@ -128,13 +129,13 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         for connection in self._idle:
             connection.close()
-        # Aborted transports tell their connections in the next round of the loop.
+        # Aborted transports call their connections in the next iteration of the loop.
         await asyncio.sleep(0)
 
     async def ask(
         self, method: str, path: str, body: object = None, key: str = "", seconds_max: float = REQUEST_SECONDS_MAX
     ) -> Heard:
-        """Send one request, a body that is not bytes as JSON; return its answer, whatever it is."""
+        """Send one request, with a body that is not bytes encoded as JSON; return its answer, whatever it is."""
         head = f"{method} {path} HTTP/1.1\r\n{self._head}"
         if key:
             head += f"Idempotency-Key: {key}\r\n"
@@ -145,7 +146,7 @@ class Client:
         return await self.send(head.encode() + sent, seconds_max)
 
     async def send(self, request: bytes, seconds_max: float = REQUEST_SECONDS_MAX) -> Heard:
-        """Send one request, and return its answer, or why there is none."""
+        """Send one request; return its answer, or why there is none."""
         connection = None
         future: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
         try:
@@ -157,7 +158,7 @@ class Client:
         except OSError as error:
             return Heard.of(BROKEN, f"{type(error).__name__} {error}")
         finally:
-            # Nobody waits for what it still may hear.
+            # The connection may still receive an answer, which nobody waits for.
             if connection is not None and (not future.done() or future.cancelled()):
                 connection.close()
             elif connection is not None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Valkey of one's own, as the service itself embeds them; they may be broken and started again."""
+"""Runs a separate PostgreSQL and Valkey as the service embeds them; tests may break them and start them again."""
 
 import asyncio
 import signal
@@ -17,11 +17,11 @@ from server.process.embedded.directory import DataDirectory
 from server.process.embedded.errors import EmbeddedError
 from server.process.embedded.postgres_settings import SETTINGS
 
-# Reading back the log after a crash, on a busy machine.
+# Seconds for recovery after a crash, on a busy machine.
 START_SECONDS_MAX = 60.0
-# One command of ours; a database that is frozen is not asked.
+# Seconds for one command of a load test, which asks no frozen database.
 ASK_SECONDS_MAX = 5.0
-# What is not worth saying of the settings.
+# Settings that are left out of the report.
 UNSAID = ("log_", "logging_", "listen", "unix_socket", "password")
 
 
@@ -47,12 +47,12 @@ class Postgres(Program):
         self.socket = sockets / postgres.SOCKET
 
     def url(self, name: str = postgres.DATABASE, folder: Path | None = None, scheme: str = "postgresql") -> str:
-        """Return the address of a database through the socket in a folder, by default its own."""
+        """Return the address of a database through the socket in *folder*, by default the server's own."""
         place = f"host={folder or self.socket.parent}&port={postgres.PORT}&passfile={self._server.passfile}"
         return f"{scheme}://{postgres.USER}@/{name}?{place}"
 
     async def start(self) -> None:
-        """Start it and return when it answers; sessions of one that was killed may be in its way for a while."""
+        """Start the server and return when it answers; sessions of a killed one may delay it."""
 
         async def probe() -> list[Any]:
             if self.ended:
@@ -63,11 +63,11 @@ class Postgres(Program):
             raise NotRunError("PostgreSQL does not answer")
 
     async def make(self, name: str) -> None:
-        # A name of ours; a statement that makes a database takes no parameters.
+        # The name is ours; CREATE DATABASE takes no parameters.
         await self.ask(f'CREATE DATABASE "{name}"', name="postgres")
 
     async def ask(self, statement: str, *arguments: object, name: str = postgres.DATABASE) -> list[Any]:
-        """Run one statement in a database on a session of its own, past all proxies."""
+        """Run one statement in a database, on a new session that bypasses the proxies."""
         async with asyncio.timeout(ASK_SECONDS_MAX):
             connection = await asyncpg.connect(self.url(name), server_settings={"lock_timeout": "0"})
             try:
@@ -84,7 +84,7 @@ class Valkey(Program):
         self.url = f"unix://{self.socket}"
 
     async def start(self) -> None:
-        """Start it, empty, and return when it answers."""
+        """Start the server, empty, and return when it answers."""
         self._process = self._server.start()
 
         async def probe() -> bool:
@@ -94,7 +94,7 @@ class Valkey(Program):
             raise NotRunError("Valkey does not answer")
 
     async def ask(self, *command: str) -> Any:
-        """Send it a command on a connection of its own, past all proxies."""
+        """Send a command on a new connection that bypasses the proxies."""
         async with asyncio.timeout(ASK_SECONDS_MAX), Redis(unix_socket_path=str(self.socket)) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # of redis-py
 

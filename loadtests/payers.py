@@ -1,7 +1,7 @@
 """
-What clients of the ledger do: they pay, read, write down what they sent and heard, and send again until they know.
+What clients of the ledger do: they pay, read, record what they send and hear, and retry until they know the outcome.
 
-What carries requests and pauses is added by whoever runs payers: under asyncio during chaos, under gevent in locust.
+Subclasses add how requests are sent and how a payer pauses: with asyncio in chaos, with gevent in locust.
 """
 
 import itertools
@@ -21,28 +21,28 @@ BULK = f"{TRANSFERS}/bulk"
 CURRENCY = "EUR"
 # Exponent of Zipf's law: a few accounts get most of the reads.
 ZIPF = 1.1
-# What no account can pay.
+# More than any account can pay.
 TOO_MUCH = 10**15
-# Until the outcome of a request is known: above the longest fault with what healing it takes.
+# Seconds of retries until the outcome of a request is known: above the longest fault and its healing.
 INSIST_SECONDS_MAX = 60.0
-# Seconds between two sendings, doubled from one to the next; what an answer asks for counts too.
+# Seconds between two attempts, doubled each time; a longer Retry-After counts instead.
 PAUSE_SECONDS = 0.05
-# One whose answer was lost asks what its key is bound to before it sends again, at times.
+# Share of lost answers after which a payer looks up its key before it retries.
 LOOK_UP_SHARE = 0.5
-# Seconds of a hold that does not expire while its client is at work.
+# Seconds of a hold that does not expire while its client works on it.
 LONG_HOLD_SECONDS = 86_400
-# Between two looks at a hold that will expire, at most.
+# The longest pause in seconds between two looks at a hold that will expire.
 GLANCE_SECONDS = 1.0
-# Of the holds that were agreed on, the share that is given up.
+# Share of accepted holds that are voided.
 VOID_SHARE = 0.25
 
 
 class Request(NamedTuple):
     """
-    A POST, or a GET where there is no body.
+    A POST, or a GET if there is no body.
 
-    A status among those `expected` is no failure. Those of different turns take different ways, where there are
-    several. The connection of one that is `deaf` is closed before the answer.
+    A status in `expected` is no failure. Requests with different `turn`s go to different servers if there are several.
+    If it is `deaf`, its connection is closed before the answer.
     """
 
     path: str
@@ -55,12 +55,12 @@ class Request(NamedTuple):
 
 class Habits(NamedTuple):
     """
-    How payers go about it.
+    How payers behave.
 
-    One payment in `lose_one_in` has its answer lost on purpose, one in `again_one_in` is looked up and sent again when
-    its outcome is known, and one transfer in `unpayable_one_in` of those in bulks cannot be paid; 0 is never. A bulk
-    has `items`, a storm has `at_once` sendings. No pause is longer than `pause_max`, in seconds, but that for a hold
-    to expire, which takes up to `hold_max`.
+    One payment in `lose_one_in` loses its answer on purpose, one in `again_one_in` is looked up and sent again after
+    its outcome is known, and one transfer in `unpayable_one_in` of those in bulks cannot be paid; 0 means never. A bulk
+    has `items`, a storm sends `at_once` requests. No pause is longer than `pause_max` seconds, except for a hold to
+    expire, which takes up to `hold_max`.
     """
 
     amount_max: int
@@ -74,7 +74,9 @@ class Habits(NamedTuple):
 
 
 class Payer(ABC):
-    """One client in one ledger: its own choices, one thing at a time. The first of its accounts is the hot one."""
+    """
+    Is one client in one ledger, with its own random choices and one act at a time. Its first account is the hot one.
+    """
 
     def __init__(
         self,
@@ -98,18 +100,18 @@ class Payer(ABC):
 
     @abstractmethod
     async def send(self, request: Request) -> Heard:
-        """Send a request; without an answer, the response says why."""
+        """Send a request and return its answer; without one, the response says why."""
 
     @abstractmethod
     async def pause(self, seconds: float) -> None:
-        """Return after some time."""
+        """Wait so many seconds."""
 
     @abstractmethod
     async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
-        """Return what all of them come to, at once."""
+        """Run all sendings at once and return their results."""
 
     def busy_account(self) -> str:
-        """Return an account, the first ones most often."""
+        """Return a random account, the first ones most often."""
         [account] = self.dice.choices(self._accounts, cum_weights=self._weights)
         return account
 
@@ -119,12 +121,12 @@ class Payer(ABC):
         return self._accounts[source], self._accounts[destination]
 
     def hot_pair(self) -> tuple[str, str]:
-        """Return the hot account and another one, either way round."""
+        """Return the hot account and another one, in either order."""
         pair = self._accounts[0], self._accounts[self.dice.randrange(1, len(self._accounts))]
         return pair if self.dice.random() < 0.5 else pair[::-1]
 
     def payment(self, pair: tuple[str, str], amount: int | None = None) -> tuple[str, str]:
-        """Return a new key and the payment that is sent with it, by default of a small amount."""
+        """Return a new key and the payment to send with it, by default of a small amount."""
         key = next(self._keys)
         return key, body_of(key, pair, self._amount() if amount is None else amount)
 
@@ -147,7 +149,9 @@ class Payer(ABC):
         await self._settle(*self.payment(self.pair()))
 
     async def _settle(self, key: str, body: str, *, path: str = TRANSFERS, **how: Any) -> Heard:
-        """Insist on a request; at times with its first answer lost, at times once more when its outcome is known."""
+        """
+        Retry a request until its outcome is known; at times lose its first answer, at times send it again afterwards.
+        """
         if self._one_in(self._habits.lose_one_in):
             await self.transfer(key, body, path=path, deaf=True)
         heard = await self.insist(key, body, path=path, **how)
@@ -157,7 +161,7 @@ class Payer(ABC):
         return heard
 
     async def checkout(self) -> None:
-        """Hold a payment, and void it, or capture it in parts and give parts of it back."""
+        """Hold a payment, and void it, or capture it in parts and reverse parts of that."""
         hold = await self._hold(LONG_HOLD_SECONDS)
         if hold is None:
             return
@@ -174,7 +178,7 @@ class Payer(ABC):
         await self._look_at(hold)
 
     async def _refund(self, capture: Heard) -> None:
-        """Move a capture back in parts, if there is one; whoever got the money may have spent it."""
+        """Reverse a capture in parts, if it was made; the receiver may have spent the money."""
         if capture.outcome == OK:
             said = json.loads(capture.response)
             part = self.dice.randint(1, said["amount"])
@@ -184,12 +188,12 @@ class Payer(ABC):
             await self._ask(PROGRESS, Request(f"{TRANSFERS}/{said['id']}"))
 
     async def let_expire(self) -> None:
-        """Hold a payment for seconds, look at it, and capture parts now and then until it has expired or is used up."""
+        """Hold a payment for seconds, read it, and capture parts now and then until it has expired or is used up."""
         seconds = self.dice.randint(1, self._habits.hold_max)
         hold = await self._hold(seconds)
         left = hold["amount"] if hold else 0
         while hold and left:
-            # Short: whoever waits until all clients are answered again waits for this one too.
+            # Short, because a program that waits for all clients to be answered also waits for this one.
             await self.pause(self.dice.uniform(0, GLANCE_SECONDS))
             if self._one_in(seconds):
                 heard = await self._follow(hold["id"], "capture", {"amount": 1, "release_rest": False}, expected=(409,))
@@ -197,7 +201,7 @@ class Payer(ABC):
             await self._look_at(hold)
 
     async def overcapture(self) -> None:
-        """Capture more than half of a hold several times at once, and move that back as often: one of each is done."""
+        """Capture more than half of a hold several times at once, and reverse that as often: one of each succeeds."""
         hold = await self._hold(LONG_HOLD_SECONDS)
         if hold is None:
             return
@@ -210,18 +214,18 @@ class Payer(ABC):
         await self._look_at(hold)
 
     async def _hold(self, seconds: int) -> dict[str, Any] | None:
-        """Hold a small amount for so long, and return the hold; None where that is refused."""
+        """Hold a small amount for so long, and return the hold; None if it is refused."""
         key = next(self._keys)
         heard = await self._settle(key, body_of(key, self.pair(), self._amount(), hold=True, expires_in=seconds))
         return json.loads(heard.response) if heard.outcome == OK else None
 
     async def _follow(self, parent: str, action: str, asked: Mapping[str, object] = {}, **how: Any) -> Heard:
-        """Capture, void or reverse a transfer; *how* are fields of the `Request`."""
+        """Capture, void or reverse a transfer; *how* are fields of `Request`."""
         path, body = f"{TRANSFERS}/{parent}/{action}", json.dumps(asked, separators=(",", ":"))
         return await self._settle(next(self._keys), body, path=path, **how)
 
     async def _at_once(self, send: Callable[..., Coroutine[Any, Any, Heard]]) -> list[Heard]:
-        """Send several times at once, each by another process and in another turn."""
+        """Send several times at once, each as a different process and with a different turn."""
         turns = range(self._habits.at_once)
         return await self.together([send(process=f"{self.process}.{turn}", turn=turn) for turn in turns])
 
@@ -230,11 +234,11 @@ class Payer(ABC):
         await self.read(hold["source"])
 
     async def pay_hot(self) -> None:
-        """Pay into or out of the account that everybody uses."""
+        """Pay into or out of the account that all payers use."""
         await self.insist(*self.payment(self.hot_pair()))
 
     async def pay_and_read(self) -> None:
-        """Pay between a busy account and another, then look at both."""
+        """Pay between a busy account and another, then read both."""
         busy = self.busy_account()
         pair = busy, next(account for account in self.pair() if account != busy)
         await self.insist(*self.payment(pair))
@@ -242,7 +246,7 @@ class Payer(ABC):
             await self.read(account)
 
     async def overdraw(self) -> None:
-        """Ask for more than there is, and insist on it: the refusal stays. Then look that nothing has moved."""
+        """Ask for more than there is, repeatedly: the refusal stays. Then check that nothing has moved."""
         pair = self.pair()
         key, body = self.payment(pair, TOO_MUCH)
         if self._habits.lose_one_in and self._one_in(2):
@@ -252,20 +256,20 @@ class Payer(ABC):
         await self.read(pair[0])
 
     async def storm(self) -> None:
-        """Send one payment several times at once; again until it is known where nobody was answered."""
+        """Send one payment several times at once; if no answer is final, retry until the outcome is known."""
         key, body = self.payment(self.pair())
         if not any(heard.settled for heard in await self._at_once(partial(self.transfer, key, body))):
             await self.insist(key, body)
 
     async def confuse(self) -> None:
-        """Use a key again by mistake for another payment: that is refused and the first one stays."""
+        """Reuse a key by mistake for a different payment: the second is refused and the first stays."""
         pair, amount = self.pair(), self._amount()
         key, body = self.payment(pair, amount)
         if (await self.insist(key, body)).settled:
             await self.transfer(key, body_of(key, pair, amount + 1), expected=(422,))
 
     async def bulk(self) -> None:
-        """Send several transfers at once, each for itself or all or none."""
+        """Send several transfers in one bulk, independent or all-or-nothing."""
         atomic = self._one_in(2)
         unpayable = [self._one_in(self._habits.unpayable_one_in) for _ in range(self._habits.items)]
         items = [self.payment(self.pair(), TOO_MUCH if bad else None) for bad in unpayable]
@@ -276,11 +280,11 @@ class Payer(ABC):
                 raise AssertionError(f"items of a bulk were answered {sorted(wrong)}")
 
     async def transfer(self, key: str, body: str, *, path: str = TRANSFERS, process: str = "", **how: Any) -> Heard:
-        """Send a payment once; *how* are fields of its `Request`."""
+        """Send a payment once; *how* are fields of `Request`."""
         return await self._ask("transfer", Request(path, body, key, **how), key, process)
 
     async def insist(self, key: str, body: str, **how: Any) -> Heard:
-        """Send the same payment until it has the answer that its key has for ever; ask for its key at times."""
+        """Send the same payment until its key has a final answer; look up its key at times."""
 
         async def send_once() -> list[Heard]:
             return [await self.transfer(key, body, **how)]
@@ -289,7 +293,7 @@ class Payer(ABC):
         return heard
 
     async def insist_bulk(self, items: Sequence[tuple[str, str]], *, atomic: bool) -> list[Heard]:
-        """Send a bulk, given as keys and bodies, until it is known what became of each item."""
+        """Send a bulk of keys and bodies until the outcome of each item is known."""
         listed = [{"key": key, **json.loads(body)} for key, body in items]
         sent = Request(BULK, json.dumps({"atomic": atomic, "transfers": listed}, separators=(",", ":")))
 
@@ -318,10 +322,10 @@ class Payer(ABC):
             pause = min(2 * pause, self._habits.pause_max)
 
     def gave_up(self, key: str, heard: Heard) -> None:  # noqa: B027 -- nothing is to be done
-        """Take that a request has no known outcome; whoever judges the history sees it there."""
+        """Accept that a request has no known outcome; the checks see it in the history."""
 
     async def _look_up(self, key: str, *, expected: tuple[int, ...] = ()) -> None:
-        # It names its key in its path.
+        # A look-up names its key in its path.
         await self._ask(LOOK_UP, Request(f"/v1/idempotency-keys/{quote(key, safe='')}", expected=expected), key)
 
     async def _ask(self, operation: str, request: Request, key: str = "", process: str = "") -> Heard:
@@ -337,5 +341,5 @@ def body_of(key: str, pair: tuple[str, str], amount: int, **more: object) -> str
     return json.dumps({**fields, **more}, separators=(",", ":"))
 
 
-# What a payer does, over and over.
+# One act of a payer, which it repeats.
 Act = Callable[[Payer], Coroutine[Any, Any, None]]

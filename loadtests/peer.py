@@ -3,8 +3,7 @@ The same API written the usual way: FastAPI, SQLAlchemy, `limits` and redis-py, 
 
 It keeps what matters: an API key looked up by its digest, a limit for each key, a row lock on both accounts, a unique
 idempotency key in the transfer's own transaction, a cache in Redis that is invalidated after the commit. It leaves out
-what the comparison does not touch: accounts that are opened, holds, bulk, statements, problem details, refusals that
-stay.
+what the comparison does not touch: opening accounts, holds, bulk, statements, problem details, permanent refusals.
 """
 
 import datetime
@@ -28,15 +27,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# Connections to PostgreSQL, those that pgbench compares with and a few for reads; others wait for one.
+# Connections to PostgreSQL: as many as pgbench has, and a few for reads; requests wait for a free one.
 DATABASE_CONNECTIONS = 20
-# Seconds that a request waits for a connection before it fails: longer than any wait of a run that counts.
+# Seconds that a request waits for a connection before it fails: longer than any wait in a valid run.
 POOL_WAIT_SECONDS = 30.0
-# Connections to Redis in each of its two pools; others wait for one.
+# Connections to Redis in each of its two pools; requests wait for a free one.
 REDIS_CONNECTIONS = 50
-# Seconds that a key is believed without asking the database again: how long a revoked one works on.
+# Seconds that a key is trusted without another look at the database, so a revoked key may work for so long.
 KEY_SECONDS = 10.0
-# Seconds that an account is served out of Redis unless a transfer removes it: so long that few reads miss.
+# Seconds that an account stays in Redis unless a transfer removes it: long, so that few reads miss.
 SNAPSHOT_SECONDS = 60
 JSON = "application/json"
 
@@ -53,7 +52,7 @@ class Base(DeclarativeBase):
 
 
 class ApiKey(Base):
-    """Who may ask: the digest of a secret, the ledger it opens and how much it may ask for."""
+    """An API key: the digest of its secret, the ledger that it opens, and its limit."""
 
     __tablename__ = "api_keys"
 
@@ -63,7 +62,7 @@ class ApiKey(Base):
 
 
 class Account(Base):
-    """A balance; room on its page keeps updates of it off the index."""
+    """A balance. Room on its page lets updates leave the index alone."""
 
     __tablename__ = "accounts"
     __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)
@@ -101,7 +100,7 @@ class Transfer(Base):
 
 
 class Message(BaseModel):
-    """Of all that goes in and out: no other members, and made of rows too."""
+    """Base of all bodies: refuses unknown members, and can be made from rows."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
@@ -132,7 +131,7 @@ class TransferOut(TransferIn):
 
 
 class Resources(NamedTuple):
-    """The parts of a running peer; keys by their digests, each with the instant until which it is believed."""
+    """The parts of a running peer; keys by their digests, each with the instant until which it is trusted."""
 
     sessions: async_sessionmaker[AsyncSession]
     redis: Redis
@@ -142,21 +141,21 @@ class Resources(NamedTuple):
 
 @asynccontextmanager
 async def lifespan(running: FastAPI) -> AsyncIterator[None]:
-    """Connect to what the environment names; make the tables and the keys; hold all of it while the peer runs."""
+    """Connect to the servers that the environment names; create the tables and keys; close everything at the end."""
     engine = create_async_engine(
         os.environ["PEER_DATABASE_URL"], pool_size=DATABASE_CONNECTIONS, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS
     )
-    # Their callers wait when all connections are taken.
+    # Requests wait while all connections are taken.
     options = {"max_connections": REDIS_CONNECTIONS, "timeout": POOL_WAIT_SECONDS}
     pools = [BlockingConnectionPool.from_url(os.environ["PEER_REDIS_URL"], **options) for _ in range(2)]
-    # Only the pool counts: the storage wants an address all the same, of a form of its own.
+    # Only the pool is used; the storage still requires an address, in its own format.
     storage = RedisStorage("async+redis://unused:6379", implementation="redispy", connection_pool=pools[1])
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         async with sessions() as session, session.begin():
-            # As JSON: the secret, and the ledger and the limit of each ("10/second").
+            # The environment has JSON: for each key, the secret, the ledger and the limit ("10/second").
             for secret, (ledger, limit) in json.loads(os.environ["PEER_KEYS"]).items():
                 session.add(ApiKey(digest=hashlib.sha256(secret.encode()).digest(), ledger=ledger, limit=limit))
         redis = Redis(connection_pool=pools[0])
@@ -169,7 +168,7 @@ async def lifespan(running: FastAPI) -> AsyncIterator[None]:
 
 
 async def _resources(request: Request) -> Resources:
-    # `async`, or FastAPI would ask a thread for it at every request.
+    # It is `async`, because FastAPI would otherwise run it in a thread at every request.
     found: Resources = request.app.state.resources
     return found
 
@@ -178,7 +177,7 @@ Parts = Annotated[Resources, Depends(_resources)]
 
 
 async def _caller(parts: Parts, authorization: Annotated[str | None, Header()] = None) -> ApiKey:
-    """Return who asks, unless it is nobody known or somebody who has asked too often."""
+    """Return the caller's key; refuse unknown keys, and keys over their limit."""
     scheme, _, secret = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         raise HTTPException(401, "an API key is needed")
@@ -207,7 +206,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/v1/accounts/{account}", response_model=AccountOut)
 async def read_account(account: str, who: Caller, parts: Parts) -> Response:
-    """Return an account, out of Redis when it is there."""
+    """Return an account, from Redis if it is there."""
     name = f"account:{who.ledger}:{account}"
     cached = await parts.redis.get(name)
     if cached is not None:
@@ -229,13 +228,13 @@ async def post_transfer(
     parts: Parts,
     idempotency_key: Annotated[str, Header(min_length=1, max_length=255)],
 ) -> Response:
-    """Make a transfer once, whatever is sent how often."""
+    """Make a transfer once, however often the request is sent."""
     fingerprint = hashlib.sha256(b"POST /v1/transfers\n" + await request.body()).digest()
     made = Transfer(id=uuid.uuid4(), ledger=who.ledger, idempotency_key=idempotency_key, fingerprint=fingerprint)
     try:
         transfer = await _post(parts, made, asked)
     except IntegrityError:
-        # Somebody else has just used the key.
+        # A concurrent request has just used the key.
         async with parts.sessions() as session:
             other = await session.scalar(_of_same_key(made))
         if other is None:
@@ -256,12 +255,12 @@ def _of_same_key(transfer: Transfer) -> "select[tuple[Transfer]]":
 
 
 async def _post(parts: Resources, made: Transfer, asked: TransferIn) -> Transfer:
-    """Make a transfer in one transaction, both accounts locked, unless there is one with its key; return it."""
+    """Make a transfer in one transaction with both accounts locked, unless its key has one already; return it."""
     async with parts.sessions() as session, session.begin():
         known = await session.scalar(_of_same_key(made))
         if known is not None:
             return known
-        # Locked in the order of their ids: two transfers between the same accounts never wait for one another in turn.
+        # Rows are locked in the order of their ids, so that two transfers between the same accounts cannot deadlock.
         rows = await session.scalars(
             select(Account)
             .where(Account.ledger == made.ledger, Account.id.in_((asked.source, asked.destination)))

@@ -1,4 +1,4 @@
-"""Processes that a load test starts: how they are started, watched and ended, and how the test itself ends."""
+"""Starts, watches and ends the processes of a load test, and ends the test itself on signals."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ from tallystick_client import TallystickError
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
-# Between SIGKILL and the end.
+# Seconds between SIGKILL and the end of a process.
 KILLED_SECONDS_MAX = 10.0
-# Lines of a program's output that are shown when it failed.
+# Lines of output that are shown when a program failed.
 LINES_SHOWN = 20
-# Ports of programs that are started here, and how many are tried. Linux and macOS give higher ones to connections from
-# their own side, which may take a port between its choice and its use.
+# Ports for programs that are started here, and how many are tried. Linux and macOS take higher ports for outgoing
+# connections, which could take a port between its choice and its use.
 PORTS = range(10_000, 32_000)
 PORTS_TRIED_MAX = 100
-# Names of processes and what they stand for; everything else is the server itself.
+# Names of processes by kind; every other process is the server itself.
 CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
-# Ends a program when the thread that has started it has ended: nobody else would end what a kill of ours leaves behind.
+# Ends a program when the thread that started it has ended: otherwise it would outlive a load test that is killed.
 DIE_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 # Seconds of user and of system time, by kind.
@@ -43,13 +43,13 @@ Times = dict[str, tuple[float, float]]
 
 
 def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
-    """Run a program and return its exit code: INTERRUPTED once SIGINT or SIGTERM has cancelled it and it has ended."""
+    """Run a program and return its exit code: INTERRUPTED if SIGINT or SIGTERM cancelled it."""
 
     async def cancelled_by_signals() -> int:
         task = asyncio.current_task()
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Also where a script has started us in its background, which ignores SIGINT.
+            # This also works if a script started us in its background, where SIGINT is ignored.
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await main
 
@@ -59,7 +59,7 @@ def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return NOT_RUN
     except ExceptionGroup:
-        # Out of the midst of it: where it happened says more than what.
+        # A failure inside the program: the traceback says more than the message.
         traceback.print_exc()
         return NOT_RUN
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -70,7 +70,7 @@ def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
 def spawn(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a program that ends with this process (on Linux); what it says is added to a file."""
+    """Start a program that ends with this process (on Linux); its output is appended to a file."""
     with log.open("ab") as output:
         try:
             return subprocess.Popen(
@@ -80,7 +80,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in a terminal reaches the whole group; these are ended in order by us.
+                # Ctrl-C in a terminal reaches the whole group; the load test ends its programs itself, in order.
                 start_new_session=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -88,9 +88,9 @@ def spawn(
 
 
 class Program:
-    """A program that is started, broken and started again: by `start`, where it knows how."""
+    """A program that can be ended and started again with `start`, if a subclass defines it."""
 
-    # What ends it at once.
+    # The signal that ends it at once.
     DEATH = signal.SIGKILL
 
     def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
@@ -118,7 +118,7 @@ class Program:
             send(pid, number)
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:
-        """End it by a signal; after some time end its whole group. Return whether it has ended by itself."""
+        """End it by a signal; kill its whole group after a timeout. Return whether it ended by itself."""
         if not self.ended:
             send(self.pid, number)
         try:
@@ -126,7 +126,7 @@ class Program:
         finally:
             if not self.ended:
                 with contextlib.suppress(ProcessLookupError):
-                    # The group is this program's alone; its id is that of its first process.
+                    # The group belongs to this program alone; its id is that of its first process.
                     os.killpg(self.pid, signal.SIGKILL)
                 await self.ends_within(KILLED_SECONDS_MAX)
 
@@ -144,7 +144,7 @@ class Program:
 
 
 async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *errors: type[Exception]) -> bool:
-    """Call *probe* until it returns something true; return False when it did not within some time."""
+    """Call *probe* until it returns something true; return False if that takes too long."""
     deadline = time.monotonic() + seconds_max
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, *errors):
@@ -194,7 +194,7 @@ def send(pid: int, number: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, and that no connection is given from its own side."""
+    """Return a port that nothing listens on, and that is not used for outgoing connections."""
     for port in random.sample(PORTS, PORTS_TRIED_MAX):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
@@ -216,7 +216,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def keep_to(cores: set[int], pids: Sequence[int]) -> None:
-    """Let processes, with all their threads, run on some cores only, on Linux."""
+    """Restrict processes, with all their threads, to some cores, on Linux."""
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             for thread in psutil.Process(pid).threads():
@@ -224,14 +224,14 @@ def keep_to(cores: set[int], pids: Sequence[int]) -> None:
 
 
 def cpu_times(roots: Sequence[int]) -> Times:
-    """Return the CPU time that these processes and all they have started have used so far."""
+    """Return the CPU time that these processes and all their children have used so far."""
     found: Times = {}
     for pid in {pid for root in roots for pid in family(root)}:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             kind, times = CPU_KINDS.get(process.name(), "server"), process.cpu_times()
             user, system = found.get(kind, (0.0, 0.0))
-            # With what children have used that have ended since: a PostgreSQL has one a connection.
+            # This includes children that have ended since: PostgreSQL has one for each connection.
             found[kind] = (user + times.user + times.children_user, system + times.system + times.children_system)
     return found
 

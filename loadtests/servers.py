@@ -1,4 +1,4 @@
-"""`tallystick serve` as a process, used through its command line like by any operator."""
+"""Runs `tallystick serve` as a process, through its command line, as an operator does."""
 
 import asyncio
 import contextlib
@@ -17,33 +17,33 @@ from loadtests.client import Client
 from loadtests.errors import NotRunError
 from loadtests.processes import HOST, PROJECT, Done, Program, answers, family, free_port, run_command, spawn, tail
 
-# The first start makes a database cluster, on a busy machine too.
+# The first start creates a database cluster, maybe on a busy machine.
 READY_SECONDS_MAX = 180.0
-# Of one that has its databases: `ready` starts it again until then, with this pause.
+# Limit for a server that has its databases: until then `ready` restarts it if it ends, with this pause.
 AGAIN_SECONDS_MAX = 60.0
 AGAIN_PAUSE_SECONDS = 0.3
 PROBE_SECONDS_MAX = 2.0
-# Above the supervisor's own patience with its workers, and the time in which its databases end.
+# Above the time that the supervisor gives its workers, and the time in which its databases end.
 STOP_SECONDS_MAX = 40.0
 COMMAND_SECONDS_MAX = 60.0
-# An audit folds every entry of every account.
+# An audit adds up every entry of every account.
 AUDIT_SECONDS_MAX = 600.0
-# A load test asks how fast the ledger posts, not whether the limiter limits.
+# A load test measures how fast the ledger posts, not its rate limits.
 PLENTY = ("--rate", "1000000/s", "--burst", "1000000", "--concurrency", "100000")
-# Seconds until a cache that has just been started is read from, and a little more.
+# Seconds until a cache that has just started is read from, and a little more.
 WARM_UP_SECONDS = 12.0
 WARM_PAUSE_SECONDS = 0.2
-# In the command lines of a process that serves, and of the one that does what nobody asks for.
+# Modules in the command lines of a process that serves, and of the background process.
 WORKER, BACKGROUND = "server.process.worker", "server.process.background"
-# What is measured is one worker: beside it, a small machine has room for the generator.
+# One worker is measured: beside it, a small machine has room for the generator.
 OWN_SETTINGS = {"workers": "1", "admin_port": "0"}
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with no settings of the service but these."""
-    # A database named in the caller's environment is not this server's to write to.
+    """Return this process's environment with these settings of the service and no others."""
+    # This server must not write to a database that the caller's environment names.
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
-    # The program of this checkout, wherever another one may be installed.
+    # Use the program of this checkout, even if another is installed.
     inherited["PYTHONPATH"] = str(PROJECT)
     return inherited | {f"TALLYSTICK_{name.upper()}": text for name, text in settings.items()}
 
@@ -64,7 +64,7 @@ async def tallystick(*arguments: str, settings: Mapping[str, str]) -> str:
 
 
 async def serves(program: Program, url: str, path: str, seconds_max: float) -> bool:
-    """Return whether a program that has been started answers a GET with 200 within some time, and has not ended."""
+    """Return whether a started program answers a GET with 200 in time and is still running."""
     async with Client(url, "", connections_max=1) as client:
 
         async def probe() -> bool:
@@ -74,7 +74,7 @@ async def serves(program: Program, url: str, path: str, seconds_max: float) -> b
 
 
 class Server(Program):
-    """One server; its address stays when it is started again."""
+    """One server, which keeps its address when it is started again."""
 
     def __init__(self, name: str, settings: Mapping[str, str], log: Path, temporary: Path) -> None:
         super().__init__()
@@ -85,22 +85,22 @@ class Server(Program):
         self.settings = {"host": HOST, "port": str(port), **settings}
         self._temporary = str(temporary)
         self._began = 0.0
-        # Whether it may end by itself: it was not ready yet, as while PostgreSQL is away, or was told to end.
+        # Whether it may end by itself: it is not ready yet, as while PostgreSQL is down, or it was told to end.
         self._may_end = True
 
     @property
     def died(self) -> int | None:
-        """The exit code of one that ended though nobody had asked it to."""
+        """The exit code of a server that ended though nobody had asked it to."""
         return None if self._may_end else self.code
 
     async def start(self, **settings: str) -> None:
-        """Start it, with more settings; whoever needs it waits until it is ready."""
+        """Start it, with these additional settings; it is not ready yet."""
         self._may_end, self._began = True, time.monotonic()
         variables = environment({**self.settings, **settings}) | {"TMPDIR": self._temporary}
         self._process = spawn([*program(), "serve"], self.log, variables)
 
     async def ready(self, *, again: bool = False) -> None:
-        """Return when it is ready; one that runs *again* is started anew where it has ended before it was."""
+        """Return when it is ready; with *again*, restart it if it ends before that."""
         deadline = time.monotonic() + (AGAIN_SECONDS_MAX if again else READY_SECONDS_MAX)
         while not await serves(self, self.url, "/readyz", deadline - time.monotonic()):
             if not again or time.monotonic() > deadline:
@@ -110,15 +110,15 @@ class Server(Program):
         self._may_end = False
 
     async def warm(self, key: str, seconds: float = WARM_UP_SECONDS) -> None:
-        """Return when it has run for so long, by default until it reads accounts out of Redis."""
+        """Return when it has run for so long, by default until it reads accounts from Redis."""
         async with Client(self.url, key) as client:
             while (left := self._began + seconds - time.monotonic()) > 0:
-                # Asked now and then: a Redis that nobody asks is not looked at.
+                # Send a request now and then, because the server checks Redis only when requests use it.
                 await client.ask("GET", "/v1/accounts?limit=1")
                 await asyncio.sleep(min(WARM_PAUSE_SECONDS, left))
 
     async def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:
-        """Return the secret of a new admin key for the ledger, which is made if it does not exist."""
+        """Return the secret of a new admin key for the ledger, which is created if it does not exist."""
         words = ("--ledger", ledger, "--role", "admin", *limits)
         return await tallystick("keys", "create", *words, settings=self.settings)
 
@@ -130,7 +130,7 @@ class Server(Program):
         return self.process(WORKER)
 
     def process(self, module: str) -> int:
-        """Return the process of the server that runs a module; 0 where there is none."""
+        """Return the process of the server that runs a module; 0 if there is none."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return next((pid for pid in family(self.pid) if module in psutil.Process(pid).cmdline()), 0)
         return 0
@@ -145,7 +145,7 @@ class Server(Program):
 
 @asynccontextmanager
 async def own_server(**settings: str) -> AsyncIterator[Server]:
-    """Run a server on a free port with databases and data of its own, ready; all of it is gone afterwards."""
+    """Run a ready server on a free port with new databases and data, and remove all of it afterwards."""
     name = "tallystick-own-"
     with TemporaryDirectory(prefix=name, ignore_cleanup_errors=True) as data, NamedTemporaryFile(prefix=name) as file:
         log = Path(file.name)
@@ -155,7 +155,7 @@ async def own_server(**settings: str) -> AsyncIterator[Server]:
             await server.ready()
             yield server
         except NotRunError as error:
-            # The log is gone with the server, and most likely says why.
+            # The log is removed with the server, and most likely says why it failed.
             raise NotRunError(f"{error}\n{tail(log)}") from error
         finally:
             await server.stop()

@@ -29,7 +29,7 @@ PLOT_SECONDS_MAX = 120.0
 
 
 def main() -> int:
-    """Measure what is asked for, write the document; 1 when books were not right or not all was measured."""
+    """Measure what is asked for and write the document; return 1 if books were wrong or something was not measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="a little of everything")
@@ -63,7 +63,7 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
     command = f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
     commit, facts = machine.commit(), machine.facts(PEER_PYTHON)
     good = True
-    # Servers get it from here. A machine that does not allow so many measures fewer.
+    # Servers inherit the limit from here. A machine that allows fewer files measures fewer connections.
     with contextlib.suppress(NotRunError):
         allow_files(max(scale.crowds))
     for name in chosen:
@@ -80,7 +80,7 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
             screen.say(f"{name}: not measured: {error}")
             continue
         except asyncio.CancelledError:
-            # What has been measured is kept; then this ends.
+            # What has been measured is kept; then the program ends.
             part.complete = False
         part.took_seconds = round(time.monotonic() - started, 1)
         if part.counts or part.complete:

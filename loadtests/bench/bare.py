@@ -1,11 +1,11 @@
-"""`python -m loadtests.bench.bare PORT`: an aiohttp handler that answers always the same and does nothing else."""
+"""`python -m loadtests.bench.bare PORT`: an aiohttp handler that gives a fixed answer and does nothing else."""
 
 import sys
 
 import uvloop
 from aiohttp import web
 
-# As long as the account that a read of Tallystick answers.
+# As long as the account that Tallystick returns for a read.
 BODY = b"{%s}" % (b" " * 270)
 
 

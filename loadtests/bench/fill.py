@@ -1,4 +1,4 @@
-"""Transfers and API keys by SQL, as a database's superuser, while nobody posts to the ledgers concerned."""
+"""Makes transfers and API keys by SQL, as a database superuser, while nobody posts to these ledgers."""
 
 import hashlib
 import itertools
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import asyncpg
 
-# Transfers of one transaction: so few that the time left is looked at often, and that sorting them stays in memory.
+# Transfers of one transaction: few, so that the clock is checked often and sorting them stays in memory.
 CHUNK = 250_000
-# One chunk, on a slow disk.
+# The longest time for one chunk, on a slow disk.
 STATEMENT_SECONDS_MAX = 300.0
 _BLOCKS = re.split(
     r"^-- name: (\w+).*\n", Path(__file__).with_name("statements.sql").read_text(encoding="utf-8"), flags=re.MULTILINE
@@ -29,9 +29,9 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float) -> in
     """
     Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
 
-    Return how many it holds. `accounts`: all of the ledger. `until`: instant of the monotonic clock.
+    Return how many it holds. `accounts`: all accounts of the ledger. `until`: instant of the monotonic clock.
     """
-    # Functions find tables by it.
+    # The functions find tables by this search path.
     path = {"search_path": "tallystick"}
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX, server_settings=path)
     try:
@@ -58,7 +58,7 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float) -> in
 
 
 async def new_keys(url: str, ledgers: int, keys: int) -> list[str]:
-    """Make new ledgers and so many admin keys with plenty, which open one ledger after the other."""
+    """Make new ledgers, and so many admin keys with generous limits, which belong to the ledgers in turn."""
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:
         names = [f"bench-{secrets.token_hex(8)}" for _ in range(ledgers)]

@@ -1,4 +1,4 @@
-"""What a run was made on: facts that decide figures, and nothing that names the machine or its owner."""
+"""Describes the machine of a run: facts that decide figures, and nothing that identifies the machine or its owner."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def commit() -> str:
 
 
 def facts(peer_python: Path) -> dict[str, str]:
-    """Return the machine and the versions that are measured, by what they are."""
+    """Return the facts of the machine and the versions of the measured software."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     versions = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
     return {

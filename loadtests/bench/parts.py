@@ -20,7 +20,7 @@ from loadtests.openloop.workloads import BULK_TRANSFERS, Target
 from loadtests.processes import resident_bytes
 from loadtests.servers import tallystick
 
-# What is compared with the peer; it has no bulk.
+# What is compared with the peer, which has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
 # Rows of the plain INSERT, as many as a bulk of ours, and the clients that send them.
 INSERT_ROWS = 500
@@ -29,11 +29,11 @@ INSERT_DATABASE = "plain"
 PGBENCH_SCALES = (20, 1)
 PGBENCH_CLIENTS = 16
 OPEN_WORKLOADS = ("read", "post", "hot")
-# What is asked of a ledger of each size.
+# Requests that are measured on a ledger of each size.
 ASKED = ("read", "statement", "post")
-# Requests a second of all connections together: little, so that what grows is the number of connections alone.
+# Requests a second over all connections together: few, so that only the number of connections grows.
 CROWD_RATE = 1_000.0
-# Connections that ask many ledgers, so that each has some.
+# Connections when there are many ledgers, so that each ledger gets some.
 MANY = 256
 MIB = 1024 * 1024
 
@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
 
 async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, figure: str = "per_second") -> None:
-    """Make a run of each kind in turns, each right after one of the base, whose figure is kept beside its own."""
+    """Make a run of each kind in turn, each right after a run of the base, whose figure is kept beside its own."""
     for number in range(work.scale.rounds):
         for case in cases:
             beside_it = 0.0 if base is None else (await base.measure())[figure]
@@ -56,18 +56,18 @@ async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, 
 
 
 def closed(work: Work, workload: str, target: Target, connections: int = USUAL) -> Awaitable[Run]:
-    """Send requests on each connection as soon as the last one is answered."""
+    """Measure connections that each send a request as soon as the last one is answered."""
     return run_apart(Task(target, workload, connections, work.scale.seconds))
 
 
 async def bulk(work: Work, running: Tallystick, connections: int) -> Run:
-    """Send bulks, which count by their transfers."""
+    """Measure bulks; their figures count transfers."""
     run = await closed(work, "bulk", running.target, connections)
     return run | {name: run[name] * BULK_TRANSFERS for name in ("good", "answered", "per_second")}
 
 
 async def api(work: Work) -> None:
-    """Each kind of request, as fast as it is answered, on few and on many connections."""
+    """Measure each kind of request, as fast as it is answered, on few and on many connections."""
     async with work.tallystick() as running:
         ask = partial(closed, work, target=running.target)
         plan = [(workload, number) for workload in COMPARED for number in work.scale.connections]
@@ -77,9 +77,9 @@ async def api(work: Work) -> None:
 
 
 async def sides(work: Work) -> None:
-    """Tallystick and everything that it is compared with, in turns."""
+    """Measure Tallystick and everything that it is compared with, in turns."""
     async with work.tallystick() as running, beside() as databases, filled(work, databases, *PGBENCH_SCALES):
-        # The service's own tables with all their indexes, for plain rows.
+        # Plain rows go into the service's own tables, with all their indexes.
         await databases.postgres.make(INSERT_DATABASE)
         await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
         work.say("starting the peer")
@@ -104,7 +104,7 @@ async def sides(work: Work) -> None:
 
 @asynccontextmanager
 async def filled(work: Work, databases: Databases, *sizes: int) -> AsyncIterator[None]:
-    """Fill databases for pgbench; afterwards look whether their sums agree."""
+    """Fill databases for pgbench; afterwards check that their sums agree."""
     work.say("filling pgbench")
     for size in sizes:
         await databases.postgres.make(f"pgbench{size}")
@@ -130,7 +130,7 @@ def _pgbench_cases(work: Work, databases: Databases) -> list[Case]:
 
 
 async def open_loop(work: Work) -> None:
-    """Latency under a load that does not wait, at shares of the peak."""
+    """Measure latency under a load that does not wait for answers, at shares of the peak."""
     scale = work.scale
     async with work.tallystick() as running:
         for number in range(scale.rounds):
@@ -142,7 +142,7 @@ async def open_loop(work: Work) -> None:
 
 
 async def overload_curve(work: Work) -> None:
-    """Up to ten times the peak, as `make overload` measures it, on servers of its own."""
+    """Measure up to ten times the peak, as `make overload` does, on its own servers."""
     scale = work.scale
     pin = len(os.sched_getaffinity(0)) > 1
     for number in range(scale.rounds):
@@ -155,7 +155,9 @@ async def overload_curve(work: Work) -> None:
 
 
 async def generators(work: Work) -> None:
-    """The fastest handler there is: what the generator itself takes. It has no books that could be wrong."""
+    """
+    Measure the fastest possible handler, which shows what the generator itself costs. It has no books to be wrong.
+    """
     work.part.audited("bare", True, "nothing to audit")
     async with bare() as target:
         ask = partial(closed, work, "bare", target)
@@ -163,10 +165,10 @@ async def generators(work: Work) -> None:
 
 
 async def transfers(work: Work) -> None:
-    """The same requests of a ledger with more and more transfers in it."""
+    """Measure the same requests on a ledger with more and more transfers in it."""
     async with work.tallystick() as running:
         target, databases = running.target, running.databases
-        # Both are counted from here on; what is measured in between is bounded by itself.
+        # The limit covers the filling for all sizes. The runs in between have limits of their own.
         left = work.scale.fill_seconds
         for size in work.scale.sizes:
             work.say(f"filling up to {size:,}")
@@ -176,7 +178,7 @@ async def transfers(work: Work) -> None:
             if held < size:
                 work.part.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
                 return
-            # What SQL has changed, the cache was not told of.
+            # The cache does not know of changes made by SQL.
             await databases.valkey.ask("FLUSHALL")
             labels: Run = {"transfers": size, "held_at_first": held}
             asked = (partial(closed, work, workload, target) for workload in ASKED)
@@ -184,7 +186,7 @@ async def transfers(work: Work) -> None:
 
 
 async def crowds(work: Work) -> None:
-    """The same few requests a second over more and more connections."""
+    """Measure the same few requests a second over more and more connections."""
 
     async def measure(running: Tallystick, size: int) -> Run:
         before = resident_bytes(running.server.worker)
@@ -205,7 +207,7 @@ async def crowds(work: Work) -> None:
 
 
 async def many(work: Work, name: str, workloads: Sequence[str]) -> None:
-    """The same requests over more and more ledgers, or by more and more API keys of one, beside a single one."""
+    """Measure the same requests over more and more ledgers, or API keys of one ledger, beside a single one."""
     sizes: Sequence[int] = getattr(work.scale, name)
     async with work.tallystick() as running:
         ask = partial(closed, work, connections=MANY)
@@ -220,7 +222,7 @@ async def many(work: Work, name: str, workloads: Sequence[str]) -> None:
 
 
 async def many_bulks(work: Work) -> None:
-    """Bulks of five hundred by more and more callers beside one."""
+    """Measure bulks of five hundred by more and more callers, beside a single caller."""
     async with work.tallystick() as running:
         base = Case({}, partial(bulk, work, running, 1))
         cases = [Case({}, partial(bulk, work, running, number)) for number in work.scale.bulk_connections]
@@ -228,7 +230,7 @@ async def many_bulks(work: Work) -> None:
 
 
 async def one_caller(work: Work) -> None:
-    """One caller who posts one transfer after the other, beside one client of pgbench."""
+    """Measure one caller who posts one transfer after the other, beside one client of pgbench."""
     [size, *_] = PGBENCH_SCALES
     async with work.tallystick() as running, beside() as databases, filled(work, databases, size):
         base = Case({}, partial(transactions, databases, work.scale.seconds, f"pgbench{size}", 1))
@@ -237,7 +239,7 @@ async def one_caller(work: Work) -> None:
 
 
 async def workers(work: Work) -> None:
-    """Each kind of request by a server with two workers beside one with a single worker."""
+    """Measure each kind of request on a server with two workers, beside a server with one."""
     async with work.tallystick() as one, work.tallystick(workers="2") as two:
         for workload in COMPARED:
             single, pair = (partial(closed, work, workload, running.target, MANY) for running in (one, two))

@@ -24,23 +24,25 @@ from loadtests.servers import Server, serves
 PEER_PYTHON = PROJECT / ".venv-peer" / "bin" / "python"
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
-# pgbench fills two million rows in its largest table; a vacuum is part of it.
+# pgbench fills two million rows into its largest table and then runs a vacuum.
 PGBENCH_SECONDS_MAX = 300.0
-# The fewest accounts of a ledger of many.
+# The fewest accounts of each ledger when there are many ledgers.
 ACCOUNTS_MIN = 4
 PEER_DATABASE, LEDGER = "peer", "bench"
 PEER_LIMIT = "1000000/second"
 
 
 class Tallystick(NamedTuple):
-    """A server of one's own that reads out of its cache, the databases that it has started, and a ledger in it."""
+    """
+    A server started for this run that reads from its cache, the databases that it has started, and a ledger in it.
+    """
 
     server: Server
     databases: Databases
     target: Target
 
     async def spread_over(self, ledgers: int, keys: int) -> Target:
-        """Return new ledgers that share as many accounts as there usually are, and new keys of them."""
+        """Return new ledgers, which share the usual number of accounts between them, and new keys for them."""
         made = await new_keys(self.databases.postgres.url(), ledgers, keys)
         target = await prepare(self.server.url, made[:ledgers], max(ACCOUNTS_MIN, ACCOUNTS // ledgers))
         return target._replace(keys=made, ledgers=ledgers, roots=self.target.roots)
@@ -48,7 +50,7 @@ class Tallystick(NamedTuple):
 
 @asynccontextmanager
 async def beside() -> AsyncIterator[Databases]:
-    """Start PostgreSQL and Valkey like those of a server of one's own; they and their data are gone afterwards."""
+    """Start PostgreSQL and Valkey as a server embeds them; they and their data are removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="tallystick-beside-", ignore_cleanup_errors=True) as folder:
         databases = Databases(Path(folder))
         try:
@@ -73,7 +75,7 @@ async def pgbench(databases: Databases, name: str, *arguments: str) -> str:
 async def transactions(
     databases: Databases, seconds: float, name: str, clients: int, *, rows: int = 1, script: str = ""
 ) -> Run:
-    """Have clients of pgbench send prepared transactions, which count by their rows."""
+    """Run pgbench clients that send prepared transactions; figures count their rows."""
     roots = [databases.postgres.pid]
     before = cpu_times(roots)
     with tempfile.TemporaryDirectory(prefix="tallystick-pgbench-") as path:
@@ -93,7 +95,9 @@ async def transactions(
 
 
 def _transaction_times(folder: Path) -> list[float]:
-    """Return the milliseconds of all, in order: the third word of each line of pgbench's logs has microseconds."""
+    """
+    Return the milliseconds of all transactions, in order; the third word of a line of pgbench's log is microseconds.
+    """
     lines = [line for log in folder.glob("log*") for line in log.read_text(encoding="ascii").splitlines()]
     return sorted(float(line.split()[2]) / 1e3 for line in lines)
 

@@ -1,4 +1,4 @@
-"""`python -m loadtests.bench.plots REPORTS FOLDER`: the plots, as SVG that is the same whenever the figures are."""
+"""`python -m loadtests.bench.plots REPORTS FOLDER`: draws the plots as SVG; equal figures make equal files."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,16 @@ from loadtests.figures import Run, group, spread
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#718096")
 MARKERS = "osD^v"
 STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-# Without a salt every run draws other names into the file.
+# Without a salt, every run writes different ids into the file.
 SVG = {"svg.hashsalt": "tallystick", "svg.fonttype": "none"}
 RATE_AND_P99 = {"per_second": "a second", "p99": "p99, ms"}
 P99_DUE = {"p99": "p99, ms, from when a request was due"}
 
 
 class Plot(NamedTuple):
-    """By which column, which figures, each in a panel, without which workload, and the form of the column's sizes."""
+    """
+    The column of the x axis, the figure of each panel, the workload left out, and the format of the column's sizes.
+    """
 
     column: str
     figures: Mapping[str, str] = RATE_AND_P99
@@ -62,9 +64,9 @@ def main() -> int:
 
 
 def draw(plot: Plot, part: Part) -> Any:
-    """Draw the panels; latencies on a scale that shows small and large ones."""
+    """Draw the panels; latencies get a scale that shows small and large ones."""
     if plot.column == "times":
-        # The steps of a curve that are multiples of its peak.
+        # In a curve, only the steps that are multiples of its peak are drawn.
         runs = [{**run, "times": float(run["step"][:-1])} for run in part.runs if run["step"].endswith("x")]
         part = replace(part, runs=runs)
     count = len(plot.figures)

@@ -1,4 +1,4 @@
-"""What was measured, as JSON: one file a part, from which the document and its plots are written."""
+"""Keeps what was measured as JSON, one file for each part; the document and its plots are written from them."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,10 +10,11 @@ from loadtests.figures import Run
 @dataclass
 class Part:
     """
-    A part as it is measured.
+    The measurements of one part of the benchmark.
 
-    `audit` is what was said of the books afterwards, and `clean` whether they were right. `settings` are those of
-    PostgreSQL. A part that was interrupted is not `complete`. `notes` are what a reader has to know of the figures.
+    `audit` is what the audits of the books said afterwards, and `clean` whether the books were right. `settings` are
+    those of PostgreSQL. A part that was interrupted is not `complete`. `notes` are what a reader has to know about the
+    figures.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Part:
 
     @property
     def counts(self) -> bool:
-        """Whether its figures may be shown: somebody has looked at the books, and they were right."""
+        """Whether its figures may be shown: its books were audited and were right."""
         return self.clean and bool(self.audit) and bool(self.runs)
 
     def is_as_good_as(self, other: "Part") -> bool:
@@ -45,7 +46,7 @@ class Part:
 
 
 def write(folder: Path, part: Part) -> None:
-    """Keep a part; whoever reads at this moment finds the old one or the new one."""
+    """Write a part to its file atomically: a reader finds the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{part.name}.json.new"
     draft.write_text(json.dumps(asdict(part), indent=1) + "\n", encoding="utf-8")
@@ -53,7 +54,7 @@ def write(folder: Path, part: Part) -> None:
 
 
 def read(folder: Path, name: str) -> Part | None:
-    """Return a part that was kept; None if there is none, or one of another form."""
+    """Return a part that was kept; None if there is none, or if its file has another format."""
     try:
         return Part(**json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

@@ -1,4 +1,6 @@
-"""Writes benchmarks.md: the words of template.md, which hold no figures, and between them tables of measured runs."""
+"""
+Writes benchmarks.md: the words of template.md, which hold no figures, and tables of the measured runs between them.
+"""
 
 import os
 import re
@@ -15,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("template.md")
 # The fields that identify runs of one kind.
 KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys", "workers")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
-# What the figures call it, and what a reader does.
+# Names in the figures, and the words for readers.
 NAMES = {
     "read": "cached read",
     "replay": "replay",
@@ -35,7 +37,9 @@ def name_of(workload: str) -> str:
 
 
 def _microseconds(run: Run, *, kind: str, mode: int) -> float | None:
-    """Return the user (0) or system time that a request took of one kind of process; None where it had no part."""
+    """
+    Return the user (0) or system (1) time that a request took in one kind of process; None if that kind took no part.
+    """
     if kind not in run["cpu"]:
         return None
     answered = run.get("answered") or run["per_second"] * run["seconds"]
@@ -60,13 +64,13 @@ class Table(NamedTuple):
 
 
 def _label(name: str, value: Any) -> str:
-    """Return what a reader calls runs whose field of that name has a value."""
+    """Return the words for readers for a value of the field."""
     if isinstance(value, str):
         return name_of(value)
     return f"{value:.0%} of the peak" if name == "share" else f"{value:,} {name.removesuffix('s' * (value == 1))}"
 
 
-# By the name that the template knows.
+# By the name that the template uses.
 TABLES = {
     "api": Table("api", ("workload", "connections"), (RATE, P50, P99, P999, NOT_ANSWERED)),
     "sides": Table("sides", ("side", "workload"), (RATE, P50, P99, Column("times the peer", "times", spreads=True))),
@@ -143,7 +147,7 @@ def _figures(table: Table, part: Part | None, document: Path, plot: Path) -> str
 
 
 def _how(parts: Sequence[Part]) -> str:
-    """Say of everything how, where and when it was measured."""
+    """Say how, where and when everything was measured."""
     facts = {name: text for part in parts for name, text in part.machine.items()}
     if told := next((part.settings for part in parts if part.settings), ""):
         facts["PostgreSQL is told"] = told

@@ -1,8 +1,8 @@
--- What the benchmark asks databases for, in the form of sql/queries/.
+-- Statements of the benchmark, in the format of sql/queries/.
 
 -- name: moves(number, since, accounts)
--- Transfers between `load:0` and so on, 500 of an instant, as a batch; a tenth come from the first, as from one that
--- everybody uses.
+-- Transfers between the accounts `load:0` and so on, 500 at an instant like a batch. A tenth of them come from the
+-- first account, as from one that all callers use.
 CREATE TEMPORARY TABLE moves AS
 SELECT n, 1 + n % 500 AS amount, $2::timestamptz + (1 + n / 500) * interval '1 millisecond' AS created_at,
        'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
@@ -13,7 +13,7 @@ FROM (
 ) AS m;
 
 -- name: sides(ledger_id)
--- What each of them is to its two accounts.
+-- The two sides of each transfer, with the balance and version that its account then has.
 CREATE TEMPORARY TABLE sides AS
 SELECT s.n, s.account, s.signed < 0 AS is_source, s.created_at,
        a.balance + sum(s.signed) OVER w AS balance, a.version + row_number() OVER w AS version
@@ -26,7 +26,7 @@ JOIN tallystick.accounts AS a ON a.ledger_id = $1 AND a.id = s.account
 WINDOW w AS (PARTITION BY s.account ORDER BY s.n);
 
 -- name: transfers(ledger_id)
--- The transfers themselves.
+-- Insert the transfers.
 INSERT INTO tallystick.transfers (
     ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
     idempotency_key, fingerprint, kind, moves, source, destination, currency, metadata
@@ -39,7 +39,7 @@ JOIN sides AS d ON d.n = m.n AND NOT d.is_source
 ORDER BY m.n;
 
 -- name: outbox(ledger_id)
--- The batches that they were, for the feed.
+-- Insert their batches for the feed.
 INSERT INTO tallystick.outbox (ledger_id, posted_at, transfers)
 SELECT $1, created_at, array_agg(id ORDER BY id)
 FROM tallystick.transfers
@@ -47,11 +47,11 @@ WHERE ledger_id = $1 AND moves AND created_at >= (SELECT min(created_at) FROM mo
 GROUP BY created_at;
 
 -- name: relay()
--- Give some of what waits its positions, and say whether nothing is left: a measurement should not pay for it.
+-- Relay some of the outbox, and return whether nothing is left, so that the relay does not disturb a measurement.
 SELECT whole FROM tallystick.relay_outbox('0', '{}', 2000, 10000);
 
 -- name: accounts(ledger_id)
--- The accounts as they stand afterwards.
+-- Update the accounts to their state after the transfers.
 UPDATE tallystick.accounts AS a
 SET balance = s.balance, version = s.version, last_entry_at = s.created_at
 FROM (
@@ -60,15 +60,15 @@ FROM (
 WHERE a.ledger_id = $1 AND a.id = s.account;
 
 -- name: start(ledger_id)
--- An instant later than any entry there is.
+-- Return an instant that is not before any entry.
 SELECT greatest(clock_timestamp(), max(last_entry_at)) FROM tallystick.accounts WHERE ledger_id = $1;
 
 -- name: ledger(account_id)
--- The newest ledger that has an account.
+-- Return the newest ledger that has an account.
 SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1;
 
 -- name: count()
--- All transfers.
+-- Count all transfers.
 SELECT count(*) FROM tallystick.transfers;
 
 -- name: new_ledger(name)
@@ -76,12 +76,12 @@ SELECT count(*) FROM tallystick.transfers;
 INSERT INTO tallystick.ledgers (name) VALUES ($1) RETURNING id;
 
 -- name: new_key(ledger_id, id, digest)
--- Make an admin key with plenty, as a command makes it.
+-- Make an admin key with generous limits, as a command makes it.
 INSERT INTO tallystick.api_keys (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency)
 VALUES ($1, $2, $3, 'admin', 1000000, 1, 1000000, 100000);
 
 -- name: insert()
--- Rows that are all different, with keys that grow as those of a busy caller do; run by pgbench.
+-- Insert rows with different, ascending keys, as a busy caller does. pgbench runs this.
 INSERT INTO tallystick.transfers (
     ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
     idempotency_key, fingerprint, kind, moves, source, destination, currency, metadata
@@ -91,7 +91,7 @@ SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a
 FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
 
 -- name: pgbench_audit()
--- Whether pgbench has neither made nor lost money.
+-- Return whether pgbench has neither made nor lost money.
 SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
    AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers);
 
@@ -101,8 +101,8 @@ INSERT INTO accounts (ledger, id, currency, balance, floor, version)
 SELECT $1, id, 'EUR', 0, floor, 1 FROM unnest($2::text[], $3::bigint[]) AS a (id, floor);
 
 -- name: peer_audit()
--- Whether nothing was made or lost in a peer's books and every balance is what its transfers make it. That no key
--- moved money twice its constraint sees to.
+-- Return whether the peer has neither made nor lost money and every balance is the sum of its transfers. A constraint
+-- ensures that no key moved money twice.
 SELECT (SELECT coalesce(sum(balance), 0) FROM accounts) = 0
    AND NOT EXISTS (
         SELECT FROM accounts AS a

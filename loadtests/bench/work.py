@@ -1,4 +1,4 @@
-"""What a part has to work with: how much to measure, servers, a place for its runs, and audits."""
+"""What a part needs: how much to measure, servers, a place for its runs, and audits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,14 +12,16 @@ from loadtests.openloop.generator import prepare
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
-# Connections of everything that is measured at one number only.
+# Connections where only one number of them is measured.
 USUAL = 64
 # Shares of the peak at which latency is measured.
 SHARES = (0.5, 0.7, 0.9)
 
 
 class Scale(NamedTuple):
-    """What a benchmark measures, by default everything. Seconds are those of one run, and of all filling of ledgers."""
+    """
+    How much a benchmark measures, by default everything. Seconds are those of one run, and of filling all ledgers.
+    """
 
     name: str = "full"
     rounds: int = 3
@@ -27,7 +29,7 @@ class Scale(NamedTuple):
     connections: tuple[int, ...] = (1, 8, 64, 256, 512)
     # A bulk is five hundred transfers.
     bulk_connections: tuple[int, ...] = (1, 4, 16, 64)
-    # Long enough for what is compared with the peak not to be the noise of a busy machine.
+    # Long enough that comparisons with the peak do not show the noise of a busy machine.
     overload_seconds: float = 8.0
     sizes: tuple[int, ...] = (1_000, 100_000, 1_000_000, 10_000_000)
     fill_seconds: float = 360.0
@@ -70,7 +72,7 @@ class Work(NamedTuple):
 
     @asynccontextmanager
     async def tallystick(self, **settings: str) -> AsyncIterator[Tallystick]:
-        """A server; its books are audited afterwards, however this ends."""
+        """Run a server; its books are audited afterwards, however the body ends."""
         self.say("starting a server, warming up")
         async with own_server(**settings) as server:
             target = await prepare(server.url, [await server.create_key("bench")])

@@ -26,9 +26,9 @@ from loadtests.payers import INSIST_SECONDS_MAX
 from loadtests.processes import PROJECT, run_program
 
 SECONDS, SEED = 120.0, 1
-# Longer runs would write a history that the check cannot hold in memory.
+# The history of a longer run would not fit into the memory of the check.
 SECONDS_MAX = 3600.0
-# Seconds beyond that in which a client knows its last outcome.
+# Seconds after the run in which a client may still learn its last outcome.
 MARGIN_SECONDS = 10.0
 
 say = partial(print, flush=True)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         for phase in phases:
             print(*phase.steps, f"{phase.until:6.1f} s  nothing", sep="\n")
         return GOOD
-    # For history and logs, which stay there when something was wrong.
+    # Folder for the history and the logs, which is kept if something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     return run_program("chaos", _run(asked, phases, folder))
@@ -84,7 +84,7 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> 
 
 
 def conclude(asked: argparse.Namespace, judged: Judged, done: Counter[str], folder: Path, seconds: float) -> bool:
-    """Say what was found after which faults, and return whether all is well; where it is not, the folder stays."""
+    """Report the findings and the faults, and return whether all is well; if not, the folder is kept."""
     for line in judged.lines(done):
         say(line)
     missing = judged.missing(asked.seconds, asked.brokers)
@@ -102,7 +102,7 @@ def conclude(asked: argparse.Namespace, judged: Judged, done: Counter[str], fold
 
 
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
-    """Let the clients run while the plan is carried out; return when all of them have ended."""
+    """Run the clients while the plan is carried out; return when all of them have ended."""
     with Recorder(folder / "history.jsonl") as recorder:
         for ledger, key in rig.keys.items():
             async with patient(rig.servers[0].url, key) as client:

@@ -1,4 +1,4 @@
-"""The clients of chaos: which there are, and how their requests get to either server."""
+"""The clients of chaos: which kinds there are, and how their requests reach either server."""
 
 import asyncio
 import time
@@ -11,15 +11,16 @@ from loadtests.payers import Act, Habits, Payer, Request
 
 PREFIX = "chaos:"
 WORLD = f"{PREFIX}world"
-# The hot one, which many wait for, and few others, so that many meet at the same ones.
+# The hot account, for which many requests queue, and a few others, so that many requests meet at the same accounts.
 ACCOUNTS = [f"{PREFIX}hot", *(f"{PREFIX}{number}" for number in range(24))]
-# What each has at first: little enough that some run dry.
+# Opening balance of each account: little, so that some run dry.
 FUNDS = 400
 HABITS = Habits(amount_max=5, items=5, at_once=4, pause_max=0.5, again_one_in=5, unpayable_one_in=20, hold_max=10)
-# Seconds that a client thinks, on average: all together ask about 300 times a second, which leaves room on two cores.
+# Seconds that a client thinks, on average: all clients send about 300 requests a second, which leaves room on two
+# cores.
 THINK_SECONDS = 0.3
 READER_THINK_SECONDS = 0.1
-# Each kind of client, and how many there are of it in the main ledger; in the other one there is a quarter of that.
+# Each kind of client and how many there are in the main ledger; the other ledger has a quarter of them.
 ROLES: dict[Act, int] = {
     Payer.pay: 8,
     Payer.storm: 3,
@@ -33,16 +34,16 @@ ROLES: dict[Act, int] = {
     Payer.read: 12,
     Payer.statement: 2,
 }
-# One answer: above the service's own deadlines, so that its word and not our impatience decides.
+# Limit for one answer: above the service's own deadlines, so that the service answers before the client gives up.
 ANSWER_SECONDS_MAX = 10.0
-# Seconds after which a client that hangs up does so, at most: before, while and after its request is executed.
+# The latest that a client hangs up, in seconds: before, while or after its request is executed.
 PATIENCE_SECONDS_MAX = 0.02
-# Of the requests of a client that hangs up, the share that it does not wait for.
+# Share of its requests for which a client that hangs up does not wait for the answer.
 HANG_UP_SHARE = 0.4
 
 
 class Client(Payer):
-    """One client. Its name begins its keys: they are the same in both ledgers, as keys may be."""
+    """Is one client. Its keys begin with its name and are the same in both ledgers, which is allowed."""
 
     def __init__(self, rig: Rig, recorder: Recorder, ledger: str, name: str, seed: int) -> None:
         process = f"{ledger}/{name}"
@@ -67,7 +68,7 @@ class Client(Payer):
         self._rig.violations.append(f"{self.process}: {key} has no known outcome: {heard}")
 
     async def send(self, request: Request) -> Heard:
-        """Send a request to the server whose turn it is, or to either; at times hang up before it is answered."""
+        """Send a request to the server whose turn it is, or to a random one; sometimes hang up before the answer."""
         rig, callers = self._rig, self._callers
         turn = self.dice.randrange(len(callers)) if request.turn is None else request.turn % len(callers)
         hangs_up = request.deaf or (rig.hang_up and self.dice.random() < HANG_UP_SHARE)
@@ -76,7 +77,7 @@ class Client(Payer):
         method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
         heard = await callers[turn].ask(method, request.path, data, request.key, seconds)
         if 0 < heard.status < 500 and heard.status != 429:
-            # The service works.
+            # This answer shows that the service works.
             rig.answered[self.process] = max(sent, rig.answered.get(self.process, 0.0))
         return heard
 

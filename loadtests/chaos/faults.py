@@ -1,4 +1,4 @@
-"""Which kinds of faults there are, and how each is done and undone."""
+"""Defines the kinds of faults, and how each is injected and undone."""
 
 import asyncio
 import signal
@@ -11,25 +11,24 @@ from loadtests.chaos.rig import BOTH, CLIENTS, KAFKA, POSTGRES, RABBITMQ, REDIS,
 from loadtests.processes import answers, family, send
 from loadtests.servers import BACKGROUND
 
-# Marks, behind the name of a part: both servers are kept from it, and are not any more.
+# Marks, after the name of a part: both servers are cut off from it, and no longer are.
 AWAY, BACK = "away", "back"
-# Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen
-# a second.
+# A failpoint acts at the latest at this batch after the start of a worker, which posts some fifteen a second.
 BATCHES_MAX = 10
-# So little that a store of these sizes has to throw away accounts and answers all the time.
+# So little memory that a store of these sizes evicts accounts and answers all the time.
 EVICTING = "CONFIG SET maxmemory 1600kb"
 USUAL = "CONFIG SET maxmemory 256mb"
 
-# What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
+# When a connection is healed, an answer that was held back is dropped or delivered late; this share is dropped.
 GONE_SHARE = 0.6
-# What a slow link adds to each piece, in each direction.
+# Delay that a slow link adds to each piece, in each direction.
 SLOW_SECONDS = 0.2
-# What was cut is gone before anything flows again.
+# Pause after a cut, so that the connections are closed before data flows again.
 CUT_SECONDS = 0.02
 END_SECONDS_MAX = 10.0
-# Until a worker that is armed posts its batch, or a background process leads where the others are killed.
+# Limit for an armed worker to post its batch, or for the armed background process to lead while the other is killed.
 REACHED_SECONDS_MAX = 8.0
-# What the names of the failpoints of workers begin with; all others are of the background process.
+# Prefix of the names of the workers' failpoints; all others are of the background process.
 OF_WORKERS = "posting."
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
@@ -38,7 +37,7 @@ RELOAD = "SELECT pg_reload_conf()"
 
 
 class Fault(NamedTuple):
-    """One fault: its kind, the server that it concerns (BOTH for all), and a number from 0 to 1 for its details."""
+    """One fault: its kind, the server that it affects (BOTH for all), and a number from 0 to 1 for its details."""
 
     kind: str
     target: int
@@ -50,19 +49,20 @@ class Fault(NamedTuple):
         return f"{self.kind}{where}"
 
 
-# Commands of a database, one after the other; a signal to all processes of the part; or anything else.
+# Commands for a database, in order; a signal to all processes of the part; or any other action.
 Deed = tuple[str, ...] | signal.Signals | Callable[[Rig, Fault], Awaitable[None]]
 
 
 class Kind(NamedTuple):
     """
-    What a kind of fault is.
+    Describes a kind of fault.
 
-    `part`: what it happens to. `hold`: least and most seconds that it lasts. `away`: it keeps whoever it concerns from
-    the part altogether. `bounded`: a Redis or a server goes on that has missed something, so that reads may be too old
-    for as long as a snapshot lives (docs/decisions/0009); after all others, none may. `needed`: without it a run cannot
-    have seen all that it must. `alone`: nothing else may be wrong meanwhile: it needs a server that becomes ready.
-    `each`: it happens to one server, or between one server and a part; otherwise to all. `slow`: it takes long to heal.
+    `part`: what it happens to. `hold`: least and most seconds that it lasts. `away`: it cuts the affected servers off
+    from the part completely. `bounded`: a Redis or a server that has missed something goes on, so that reads may be
+    stale for as long as a snapshot lives (docs/decisions/0009); after other faults no read may be. `needed`: a run must
+    have had it to see all that it has to see. `alone`: no other fault may overlap it, because it needs a server that
+    becomes ready. `each`: it affects one server, or the link between one server and a part; other faults affect all.
+    `slow`: it takes long to heal.
     """
 
     part: str
@@ -79,7 +79,7 @@ class Kind(NamedTuple):
 
 @asynccontextmanager
 async def injected(rig: Rig, fault: Fault, mark: Callable[[str], None]) -> AsyncIterator[None]:
-    """Do a fault; undo it afterwards; mark in between when both servers are kept from a part."""
+    """Inject a fault and undo it afterwards; mark the time in which both servers are cut off from a part."""
     kind = KINDS[fault.kind]
     try:
         await _act(rig, fault, kind.do)
@@ -133,9 +133,9 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
 
 async def _reach(point: str, action: str, rig: Rig, fault: Fault) -> None:
     """
-    Start a server anew with a failpoint; return when it was reached, or after REACHED_SECONDS_MAX.
+    Restart a server with a failpoint; return when the failpoint was reached, or after REACHED_SECONDS_MAX.
 
-    Failpoints of the background process are reached by the one that leads: that of the other server is killed until
+    Failpoints of the background process are reached by the process that leads, so the other server's is killed until
     then.
     """
     server = rig.servers[fault.target]
@@ -236,7 +236,7 @@ KINDS = {
     "postgres read-only": Kind(POSTGRES, (0.5, 2.0), (f"{READ_ONLY} on", RELOAD), (f"{READ_ONLY} off", RELOAD)),
     "postgres cut off": Kind(POSTGRES, (0.5, 2.0), _CUT, _heal, away=True, needed=True, each=True),
     "postgres replies lost": Kind(POSTGRES, (0.5, 3.0), _LOSE, _heal, away=True, needed=True, each=True),
-    # Longer than a posting is tried: the service has to say that it does not know.
+    # Longer than the service tries to post: it has to say that the outcome is unknown.
     "postgres silent": Kind(POSTGRES, (6.0, 7.5), _SILENCE, _heal, away=True, needed=True, each=True),
     "postgres slow": Kind(POSTGRES, (1.0, 2.0), _SLOW, _heal, each=True),
     "redis killed": Kind(REDIS, (0.3, 1.5), _KILL, _start, away=True, needed=True),

@@ -1,4 +1,4 @@
-"""What a run shows: the checks of its history, and those of reads that may be too old, look-ups and 500s."""
+"""Judges a run: the checks of its history, and those of reads that may be stale, of look-ups and of 500s."""
 
 import itertools
 import math
@@ -16,15 +16,15 @@ from loadtests.history.holds import check_accounts_read
 from loadtests.history.model import Check, History, Operation, Verdict, load_folder
 from loadtests.history.recorder import FAIL, OK, UNKNOWN
 
-# A snapshot lives 10 s, from when the lease was taken under which it was read.
+# A snapshot lives 10 s, counted from when its lease was taken.
 BOUND_SECONDS = 10.0
-# What a busy machine adds: timers of Redis and of the service are late.
+# Allowance for a busy machine, where timers of Redis and of the service are late.
 LATE_SECONDS = 1.0
 BOUNDED_READ = "read that may be too old"
 READS = ("read", BOUNDED_READ)
-# Checks that a short run may leave without anything to judge.
+# Checks for which a short run may have nothing to judge.
 LONG_ONLY = {"C7", "C8", "R", "K"}
-# A run of this many seconds has to have seen everything in SOMETIMES, and every check has to have judged something.
+# A run of at least this many seconds must see everything in SOMETIMES, and must give every check something to judge.
 LONG_SECONDS = 120.0
 
 
@@ -33,12 +33,12 @@ def _unavailable(operation: Operation, outcome: str) -> bool:
 
 
 def _followed(operation: Operation, kind: str) -> bool:
-    """Tell whether it is the first answer to a capture, void or reversal that was done."""
+    """Tell whether it is the final answer to a capture, void or reversal that was posted."""
     return operation.bound and operation.status == 201 and bool(operation.parent) and operation.kind == kind
 
 
-# What a correct service shows under enough faults: a run that never saw one of these has proved nothing of it. Single
-# operations tell of the first ones, with the parts that both servers were kept from meanwhile.
+# What a correct service shows under enough faults: a run that never saw one of these has not tested it. Those in TOLD
+# are recognized by a single operation and the parts that both servers were cut off from during it.
 TOLD: dict[str, Callable[[Operation, set[str]], bool]] = {
     "answer lost": lambda o, _: o.status == 0,
     "replayed": lambda o, away: o.bound and o.replayed and REDIS not in away,
@@ -66,15 +66,15 @@ SOMETIMES = (
     "server killed after a commit, at posting.committed",
     "relay killed after it commits, at relay.committed",
 )
-# Where there are brokers.
+# Only seen where there are brokers.
 PUBLISHER_KILLED = "publisher killed after a confirmation, at sinks.confirmed"
 
 
 class Judged(NamedTuple):
     """
-    What was found, how many operations there were, and what was seen how often.
+    The findings, the number of operations, and how often each thing was seen.
 
-    `others` are violations that the history does not hold.
+    `others` are violations that are not in the history.
     """
 
     verdict: Verdict
@@ -83,7 +83,7 @@ class Judged(NamedTuple):
     others: list[str]
 
     def missing(self, seconds: float, brokers: Collection[str]) -> list[str]:
-        """Return what a run of that length with some brokers had to see and has not seen."""
+        """Return what a run of that length with these brokers should have seen and has not."""
         is_long = seconds >= LONG_SECONDS
         checks = [n for n in ALL_CHECKS if (is_long or n not in LONG_ONLY) and (brokers or n != "F4")]
         never = [f"nothing for check {name} to judge" for name in checks if not self.verdict.judged[name]]
@@ -93,7 +93,7 @@ class Judged(NamedTuple):
         return never + [f"never: {name}" for name in due if not self.seen[name]]
 
     def lines(self, done: Counter[str]) -> Iterable[str]:
-        """Tell which faults were done and what was found."""
+        """Yield lines that say which faults were injected and what was found."""
         yield "faults"
         yield from (f"  {done[kind]:>9,}  {kind}" for kind in KINDS)
         yield "seen"
@@ -112,7 +112,7 @@ def judge(folder: Path, others: list[str]) -> Judged:
 
 
 def _windows(history: History, starts: str, stops: str) -> list[tuple[float, float]]:
-    """Return the times between two marks; a run that was interrupted may have begun what it has not ended."""
+    """Return the times between two marks; if a run was interrupted, the last one may have no end."""
     started, stopped = (sorted(mark.at for mark in history.marks if mark.name == name) for name in (starts, stops))
     return [(start, next((stop for stop in stopped if stop > start), math.inf)) for start in started]
 
@@ -136,7 +136,7 @@ def seen_in(history: History) -> Counter[str]:
 
 
 def _see_key(operations: list[Operation], seen: Counter[str]) -> None:
-    """Count what the sendings of one request tell together."""
+    """Count what is seen only when all sendings of one request are compared."""
     answered = sorted((o for o in operations if o.bound), key=lambda o: o.ended)
     overlap = any(later.invoked < earlier.ended for earlier, later in itertools.pairwise(answered))
     seen["one request answered several times at once"] += overlap
@@ -149,7 +149,7 @@ def _see_key(operations: list[Operation], seen: Counter[str]) -> None:
 
 
 def set_apart(history: History) -> None:
-    """Give reads that may be too old a name of their own, so that the strict checks of reads leave them alone."""
+    """Rename reads that may be stale, so that the strict checks of reads skip them."""
     windows = _windows(history, BOUNDED_STARTED, BOUNDED_STOPPED)
     late = BOUND_SECONDS + LATE_SECONDS
     for operation in history.operations:
@@ -160,7 +160,7 @@ def set_apart(history: History) -> None:
 
 
 def check_bounded(history: History, verdict: Verdict) -> None:
-    """R. Judged of reads that were set apart: they show what had been acknowledged some seconds before."""
+    """R. Judges the reads that were set apart: they show what had been acknowledged some seconds before."""
     seconds = BOUND_SECONDS + LATE_SECONDS
     check_versions_read(history, verdict, "R", read=BOUNDED_READ, seconds=seconds)
     check_balances_read(history, verdict, "R", BOUNDED_READ)
@@ -168,14 +168,14 @@ def check_bounded(history: History, verdict: Verdict) -> None:
 
 
 def check_errors(history: History, verdict: Verdict) -> None:
-    """E. Judged of every answer."""
+    """E. Judges every answer."""
     for operation in history.operations:
         verdict.judged["E"] += operation.status != 0
         if operation.status == 500:
             verdict.flag("E", f"{operation.path} {operation.key}: {operation.response}")
 
 
-# Those of the history and those of this module.
+# The checks of the history and those of this module.
 ALL_CHECKS = {
     **CHECKS,
     **FEED_CHECKS,

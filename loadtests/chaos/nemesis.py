@@ -1,4 +1,4 @@
-"""Carries out a plan: faults, healing, and the times without them in which everything has to work again."""
+"""Carries out a plan: faults, healing, and the quiet times in which everything has to work again."""
 
 import asyncio
 import time
@@ -12,23 +12,23 @@ from loadtests.chaos.rig import POOL, SERVERS, WORKERS, Rig
 from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED, Recorder
 from loadtests.processes import family, resident_bytes
 
-# Marks between which, and a snapshot's life after which, reads may be too old.
+# Between these marks, and for a snapshot's life afterwards, reads may be stale.
 BOUNDED_STARTED, BOUNDED_STOPPED = "bounded_started", "bounded_stopped"
-# In which every client must have been answered well after a fault was healed: breakers probe four times a second, and
-# a request that the fault caught may take its whole deadline before it is sent again.
+# Time in which every client must get a good answer after a fault was healed: breakers probe four times a second, and a
+# request that the fault caught may take its whole deadline before it is sent again.
 PROGRESS_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.05
-# Memory in the end, as a multiple of that before the first fault: a process that has worked for a while is larger than
-# one just started.
+# Memory at the end, as a multiple of that before the first fault: a process that has worked for a while is larger than
+# one that has just started.
 MEMORY_GROWTH_MAX = 2.0
-# Connections of the background process of a server: two pools of two, and the one by which it leads.
+# Connections of a server's background process: two pools of two, and one for the election.
 BACKGROUND_SESSIONS = 5
-# What all pools together may hold; they open connections as they need them.
+# Connections that all pools may hold together; they open them as they need them.
 SESSIONS_MAX = SERVERS * (WORKERS * 2 * POOL + BACKGROUND_SESSIONS)
 
 
 class Nemesis:
-    """Makes everything go wrong. `done`: faults by kind."""
+    """Injects the faults of a plan. `done`: faults by kind."""
 
     def __init__(self, rig: Rig, recorder: Recorder, clients: list[str], say: Callable[[str], None]) -> None:
         self.done: Counter[str] = Counter()
@@ -38,7 +38,7 @@ class Nemesis:
         self._say = say
 
     async def run(self, phases: list[Phase]) -> None:
-        """Go through the phases; each ends with everything healed."""
+        """Go through the phases; at the end of each, everything is healed."""
         began = time.monotonic()
         await asyncio.sleep(phases[0].steps[0].at if phases[0].steps else 0.0)
         before = await self._sizes()
@@ -46,7 +46,7 @@ class Nemesis:
             self._mark(FAULTS_STARTED)
             for step in phase.steps:
                 await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
-                # Healing the others may have taken its time. What a run must have seen is done even late.
+                # Healing the steps before may have taken long. Faults that a run must have had are injected even late.
                 if step.needed or time.monotonic() + step.hold < began + phase.until:
                     self._say(str(step))
                     await self._do(step)
@@ -73,7 +73,7 @@ class Nemesis:
                 if number != step.heals[-1]:
                     await asyncio.sleep(STAGGER_SECONDS)
         finally:
-            # Whatever was interrupted: nothing stays frozen. What is closed already stays as it is.
+            # Also after an interruption, nothing stays frozen. Stacks that are closed already do nothing here.
             for stack in stacks:
                 await stack.aclose()
         healed = time.monotonic()
@@ -84,7 +84,7 @@ class Nemesis:
         await asyncio.sleep(GAP_SECONDS)
 
     async def _progress(self, healed: float, step: Step) -> None:
-        """Return when every client has been answered since the heal; note those that were not in time."""
+        """Return when every client has been answered since the heal; record a violation for those that are late."""
         deadline = time.monotonic() + PROGRESS_SECONDS_MAX
         while waiting := [name for name in self._clients if self._rig.answered.get(name, 0.0) < healed]:
             if time.monotonic() > deadline:
@@ -94,14 +94,14 @@ class Nemesis:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _sizes(self) -> dict[str, int]:
-        """Return the sizes that must be back in the end."""
+        """Return the sizes that must be back to normal at the end."""
         [row] = await self._rig.databases.postgres.ask(f"SELECT count(*) {SESSIONS}")
         memory = {f"bytes of server {s.name}": sum(map(resident_bytes, family(s.pid))) for s in self._rig.servers}
         return {"sessions": max(SESSIONS_MAX, row["count"]), **memory}
 
 
 def grown(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """Return what is larger than it may be after all faults; sessions may be as many as all pools have."""
+    """Return what is larger than it may be after all faults; there may be as many sessions as all pools allow."""
     return [
         f"{name} was {before[name]:,} before the first fault and is {size:,} in the end"
         for name, size in after.items()

@@ -1,4 +1,4 @@
-"""Which faults a seed chooses, in which order and for how long."""
+"""Plans which faults a seed chooses, in which order and for how long."""
 
 import random
 from collections.abc import Collection
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from loadtests.chaos.faults import KINDS, Fault
 from loadtests.chaos.rig import BOTH, SERVER, SINKS
 
-# Seconds before the first fault: caches fill, and sizes are measured that must be back in the end.
+# Seconds before the first fault: caches fill, and the sizes that must be back at the end are measured.
 WARM_UP_SECONDS = 3.0
-# Seconds without faults after each phase: ten in which the service must be back, the others are judged (check C8).
+# Seconds without faults after each phase: the service must be back after ten, and the rest is judged (check C8).
 QUIET_SECONDS = 14.0
-# Seconds between the heal of a fault, after which every client must have been answered, and the next one.
+# Seconds without a fault after every client was answered again, until the next fault begins.
 GAP_SECONDS = 0.5
-# What healing takes beside: databases and servers start. One that needs a server ready before it begins takes more, and
-# so does a broker.
+# Seconds that healing takes, while databases and servers start. Brokers take longer, and so do faults that need a
+# server to be ready before they begin.
 HEAL_SECONDS, SLOW_SECONDS = 1.2, 2.5
-# One step in so many has a second fault on top of the first.
+# One step in this many has a second fault on top of the first.
 OVERLAP_ONE_IN = 4
-# Seconds between the parts that are clogged, or healed, one by one.
+# Seconds between links that are clogged, or healed, one by one.
 STAGGER_SECONDS = 0.4
 SECONDS_MIN = 20.0
 # A shorter run has all its faults in one phase.
 TWO_PHASES_SECONDS = 60.0
-# What can be clogged one by one, in any order.
+# Faults that can clog a link each, in any order.
 CLOGS = ("postgres silent", "postgres slow", "postgres cut off", "redis replies lost", "redis cut off", "redis slow")
-# Of the four links between two servers and two databases.
+# Links that are clogged, of the four between two servers and two databases.
 SWIZZLED = (3, 4)
 SWIZZLE_HOLD = (0.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Faults that begin one after the other, hold together, and are healed in the order of `heals`."""
+    """Faults that begin one after the other, last together, and are healed in the order of `heals`."""
 
     at: float
     faults: tuple[Fault, ...]
@@ -62,18 +62,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps, and then nothing for QUIET_SECONDS. Nothing new begins after `until`."""
+    """Steps that are planned to end by `until`, and then QUIET_SECONDS without faults."""
 
     until: float
     steps: tuple[Step, ...]
 
 
 def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Phase]:
-    """Return the faults of a run without some parts: the same for the same arguments."""
+    """Return the faults of a run without the parts in *without*; the same arguments give the same faults."""
     dice, at = random.Random(seed), WARM_UP_SECONDS
     phases: list[Phase] = []
     done: set[str] = set()
-    # A round has a phase in which no read may be too old and one in which some may, a minute of each if there is time.
+    # A round has a phase in which no read may be stale and one in which some may, a minute of each if there is time.
     rounds = max(1, round((seconds - at) / 120))
     each = (seconds - at) / rounds - 2 * QUIET_SECONDS
     lengths: list[tuple[tuple[bool, ...], float]] = [((False,), 0.68 * each), ((True,), 0.32 * each)] * rounds
@@ -87,14 +87,14 @@ def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Phase
 
 
 def _phase(dice: random.Random, begin: float, seconds: float, kinds: list[str], done: set[str]) -> Phase:
-    """Return a phase; kinds that are not in *done* come before the others, and are in it then."""
+    """Return a phase. Kinds that are not in *done* come before the others; those that the phase has are added to it."""
     needed = [name for name in kinds if KINDS[name].needed]
     others = [name for name in kinds if name not in needed]
     dice.shuffle(needed)
     dice.shuffle(others)
     steps: list[Step] = []
     at = begin = round(begin, 1)
-    # Links are swizzled where reads may be too old: those to Redis are among them.
+    # Links are swizzled where reads may be stale, because links to Redis are among them.
     swizzle = [""] if any(KINDS[name].bounded for name in kinds) else []
     for name in sorted([*needed, *swizzle, *others], key=done.__contains__):
         step = _step(dice, at, name, kinds) if name else _swizzle(dice, at)
@@ -115,7 +115,7 @@ def _fault(dice: random.Random, name: str) -> Fault:
 def _step(dice: random.Random, at: float, name: str, kinds: list[str]) -> Step:
     faults = [_fault(dice, name)]
     overlaps = dice.randrange(OVERLAP_ONE_IN) == 0
-    # Another part: one that is dead cannot be frozen as well.
+    # The second fault is of another part: a dead process cannot be frozen as well.
     second = dice.choice([k for k in kinds if KINDS[k].part != KINDS[name].part and not KINDS[k].alone])
     if overlaps and not KINDS[name].needed and not KINDS[name].alone:
         faults.append(_fault(dice, second))
@@ -127,7 +127,7 @@ def _step(dice: random.Random, at: float, name: str, kinds: list[str]) -> Step:
 def _swizzle(dice: random.Random, at: float) -> Step:
     """Clog several links one by one, and heal them in another order."""
     links = [(name, target) for name in CLOGS for target in (0, 1)]
-    # One fault a link: what is silent is not slow as well.
+    # One fault for each link: a silent link cannot be slow as well.
     chosen: dict[tuple[str, int], str] = {}
     for name, target in dice.sample(links, len(links)):
         chosen.setdefault((KINDS[name].part, target), name)

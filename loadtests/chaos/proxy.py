@@ -1,4 +1,4 @@
-"""A proxy between a server and one of its databases that loses, holds back and delays what passes through it."""
+"""A proxy between a server and one of its databases that loses, holds back and delays the data."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-# Seconds for the connection to the database.
+# Seconds for connecting to the database.
 CONNECT_SECONDS = 2.0
-# Seconds in which what was passed on goes out before its connection is cut.
+# Seconds for forwarded data to leave before its connection is cut.
 LEAVE_SECONDS = 0.001
 
 
 class Proxy:
-    """Forwards what comes to where it listens to a unix socket."""
+    """Forwards connections to a unix socket."""
 
-    # Bytes passed on at once, and held back at most for a direction of a connection.
+    # Bytes forwarded at once, which is also the most that is held back for each direction of a connection.
     CHUNK_BYTES = 65_536
 
     def __init__(self, target: Path) -> None:
@@ -25,13 +25,15 @@ class Proxy:
         self.heal()
 
     def heal(self) -> None:
-        """Let everything through again, what was held back first."""
+        """Let everything through again; what was held back comes first."""
         self.clog(requests=True, replies=True)
 
     def clog(
         self, *, requests: bool = False, replies: bool = False, delay_seconds: float = 0.0, refuse: bool = False
     ) -> None:
-        """Hold back, without a word, what is not to flow; delay every piece of the rest; or cut each new connection."""
+        """
+        Silently hold back directions that are not set; delay every piece of the others; or cut each new connection.
+        """
         self.delay_seconds, self.refuse = delay_seconds, refuse
         for flow, flows in ((self._requests, requests), (self._replies, replies)):
             flow.set() if flows else flow.clear()
@@ -39,7 +41,7 @@ class Proxy:
             self.cut_all()
 
     def cut_all(self) -> None:
-        """Cut all connections; what was held back is lost."""
+        """Cut all connections and drop what was held back."""
         for task in self._connections:
             task.cancel()
 
@@ -58,7 +60,7 @@ class Proxy:
             flows.append(asyncio.create_task(self._flow(up_reader, writer, writer, is_reply=True)))
             await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
-            # A cut is not an end of this program: nobody waits for this task.
+            # A cut must not end this program, and nobody waits for this task.
             pass
         finally:
             self._connections.discard(task)
@@ -81,7 +83,9 @@ class Proxy:
                 await writer.drain()
 
     async def passed(self, data: bytes, _client: object, is_reply: bool) -> Sequence[bytes | None]:
-        """Return what a piece of a client's connection becomes when it may pass; None cuts the connection behind it."""
+        """
+        Return the pieces to forward for a piece of a connection, once it may pass; None among them cuts the connection.
+        """
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         await (self._replies if is_reply else self._requests).wait()
@@ -89,7 +93,7 @@ class Proxy:
 
     @asynccontextmanager
     async def at(self, place: Path) -> AsyncIterator[None]:
-        """Take connections at a unix socket; all of them end with the body."""
+        """Accept connections at a unix socket; all of them end with the body."""
         server = await asyncio.start_unix_server(self.serve, place, limit=self.CHUNK_BYTES)
         try:
             yield

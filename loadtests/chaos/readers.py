@@ -1,7 +1,7 @@
 """
 Readers of the feed: by long polls, by a stream, as a webhook endpoint and as consumers of brokers.
 
-They write down what they are told.
+They record the events that they get.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from loadtests.servers import tallystick
 from tallystick_client import Event, EventPage
 from tallystick_client.following import PAGE_EVENTS, Lines
 
-# Where brokers keep the events of all ledgers.
+# Topic or queue in which brokers keep the events of all ledgers.
 PLACE = "events"
 EVENTS = "/v1/events"
-# Seconds that a poll waits for events: short, so that polls go to both servers often.
+# Seconds that a poll waits for events: short, so that both servers are polled often.
 WAIT_SECONDS = 2
-# Seconds in which a poll must be answered, and in which a stream must be connected.
+# Seconds in which a poll must be answered, and a stream connected.
 ANSWER_SECONDS_MAX = 10.0
-# Seconds without a word after which a stream is given up: it says something every 15 s.
+# A stream that is silent for so many seconds is given up: the server sends something every 15 s.
 SILENCE_SECONDS_MAX = 18.0
-# Seconds before somebody asks again who was not answered well.
+# Seconds before a reader asks again after no or a bad answer.
 PAUSE_SECONDS = 0.1
-# No answer, and those of a service that is on its way down, or busy.
+# Statuses after which a reader asks again: no answer, or a service that is shutting down or busy.
 AGAIN = (0, 429, 503)
-# Seconds in which all readers are told of everything, once nothing happens any more: a webhook that was not taken is
-# sent again after 5 s, and then after 30 s.
+# Seconds in which all readers get all events, once the traffic has ended: a webhook that was not accepted is sent again
+# after 5 s, and then after 30 s.
 CATCH_UP_SECONDS_MAX = 60.0
 
 
@@ -54,7 +54,7 @@ class Readers:
         self._recorder = recorder
         # Positions by reader and ledger.
         self._told: dict[tuple[str, str], set[int]] = defaultdict(set)
-        # Whether nothing happens any more, and the newest positions since then.
+        # Whether the traffic has ended, and the newest positions since then.
         self._over = False
         self._heads: dict[str, int] = {}
 
@@ -65,7 +65,7 @@ class Readers:
         self._told[reader, ledger].add(event.position)
 
     async def poll(self, ledger: str) -> None:
-        """Read pages of either server in turns, until there is none any more."""
+        """Read pages from the servers in turn, until the traffic has ended and no page is left."""
         after = 0
         for caller in itertools.cycle(self._rig.callers[ledger]):
             path, over = f"{EVENTS}?after={after}&limit={PAGE_EVENTS}&wait={WAIT_SECONDS}", self._over
@@ -82,7 +82,7 @@ class Readers:
                 return
 
     async def stream(self, ledger: str) -> None:
-        """Read streams of either server in turns; each goes on behind the last event that came whole."""
+        """Read streams of the servers in turn; each resumes after the last event that arrived whole."""
         headers = {"Authorization": f"Bearer {self._rig.keys[ledger]}", "Last-Event-ID": "0"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
         async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -107,7 +107,7 @@ class Readers:
         return web.Response(status=204)
 
     async def consume(self, broker: Broker) -> None:
-        """Read what a broker was sent of all ledgers, whatever becomes of it."""
+        """Consume the events of all ledgers from a broker, whatever happens to the broker."""
         while True:
             try:
                 async for body in broker.follow(PLACE):
@@ -123,7 +123,7 @@ class Readers:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def catch_up(self) -> None:
-        """Return when all readers have been told of everything, or are late: the checks find what is missing."""
+        """Return when all readers have got all events, or are late: the checks find what is missing."""
         self._over = True
 
         async def done() -> bool:
@@ -138,7 +138,7 @@ class Readers:
 
 @asynccontextmanager
 async def reading(rig: Rig, recorder: Recorder) -> AsyncIterator[Readers]:
-    """Have everything read that happens while the body runs."""
+    """Read all events that happen while the body runs."""
     readers = Readers(rig, recorder)
     app = web.Application()
     app.router.add_post("/{ledger}", readers.receive)

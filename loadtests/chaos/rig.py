@@ -20,45 +20,45 @@ from loadtests.databases import Databases
 from loadtests.processes import Program
 from loadtests.servers import Server, tallystick
 
-# Parts.
+# Names of the parts.
 SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
-# Those that send to brokers, and the brokers.
+# The part that sends to brokers, and the brokers.
 SINKS, KAFKA, RABBITMQ = "sinks", Kafka.kind, RabbitMQ.kind
 BROKERS = (Kafka, RabbitMQ)
 SERVERS = 2
-# A target that is all of them.
+# The target of a fault that affects all servers.
 BOTH = SERVERS
-# Of each server: enough to kill one and be served by the other.
+# Workers of each server: enough to kill one while the other serves.
 WORKERS = 2
 # Connections to PostgreSQL of each of the two pools of a worker.
 POOL = 4
-# Two, so that one key in two books is two transfers.
+# Two, so that one key used in two ledgers makes two transfers.
 LEDGERS = ("main", "other")
 SETTINGS = {
-    # A machine that is busy is not a Redis that is away: the usual 50 ms would tell of the machine only.
+    # With the usual 50 ms, a busy machine would look like a Redis that is down.
     "redis_timeout_ms": "1000",
     "workers": str(WORKERS),
     "admin_port": "0",
-    # Where the receiver of webhooks is.
+    # The receiver of webhooks listens there.
     "webhook_private_networks": "127.0.0.0/8",
     "posting_connections": str(POOL),
     "reading_connections": str(POOL),
 }
-# Of all clients to one server in one ledger: each has its own, and a storm several.
+# Connections of all clients to one server in one ledger: each client has its own, and a storm uses several.
 CONNECTIONS_MAX = 1_000
-# What a server says at its end of what it has read out of Redis.
+# The line that a server logs at its end about its reads from Redis.
 _HITS = re.compile(r"cache: hits=(\d+)")
 
 
 @dataclass
 class Rig:
     """
-    What runs, and what is being done to it.
+    Holds what runs, and the state of the faults.
 
     `proxies`: by part and server. `brokers`: by kind. `keys`: API keys by ledger. `callers`: how clients reach each
-    server in each ledger. `answered`: when the last request that was well answered had been sent, by client. `hang_up`:
-    whether clients end connections before they are answered. `counts`: what must happen at times. `violations`: what
-    must not happen, as seen by others than the checks.
+    server in each ledger. `answered`: by client, when the last request with a good answer was sent. `hang_up`: whether
+    clients end connections before they are answered. `counts`: events that must happen at times. `violations`: what
+    must not happen, where it is not the checks that see it.
     """
 
     databases: Databases
@@ -94,7 +94,7 @@ class Rig:
         return [self.proxies[part, number] for number in range(SERVERS) if target in (number, BOTH)]
 
     async def ready(self) -> None:
-        """Return when both servers are ready, started again where they ended at their start."""
+        """Return when both servers are ready; one that ended while it started is started again."""
         for server in self.servers:
             if server.died is not None:
                 self.violations.append(f"server {server.name} ended by itself with code {server.died}")
@@ -106,7 +106,7 @@ class Rig:
             self.violations.append(f"the audit ends with code {done.code}: {done.last_lines}")
 
     async def stop(self) -> None:
-        """Stop the servers in order; each says then what it has counted."""
+        """Stop the servers in an orderly way; add up the reads from Redis that each logs at its end."""
         for server, code in zip(self.servers, await asyncio.gather(*(s.stop() for s in self.servers)), strict=True):
             if code != 0:
                 self.violations.append(f"server {server.name}, asked to end while nothing was wrong, gave {code}")
@@ -117,14 +117,14 @@ class Rig:
 @asynccontextmanager
 async def running(logs: Path, kinds: Collection[str]) -> AsyncIterator[Rig]:
     """
-    Start everything with new data, brokers of some kinds too; end and remove it afterwards, whatever happens. The logs
-    are left in a folder.
+    Start everything with new data, and brokers of the given kinds; end and remove it afterwards in any case. The logs
+    stay in a folder.
     """
-    # They say whenever a broker is away.
+    # The clients of brokers log each failure to reach a broker.
     for library in ("aiokafka", "aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     async with AsyncExitStack() as stack:
-        # The paths of sockets must be short.
+        # The paths of unix sockets must be short.
         home = Path(stack.enter_context(TemporaryDirectory(prefix="ts-chaos-", ignore_cleanup_errors=True)))
         databases = Databases(home / "d")
         webhook_key = base64.urlsafe_b64encode(os.urandom(32)).decode()

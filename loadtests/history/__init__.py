@@ -1,1 +1,1 @@
-"""What clients sent and heard, written down as it happens, and checks of what no history may show."""
+"""Records what clients sent and heard as it happens, and checks the history for what must never happen."""

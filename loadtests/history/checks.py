@@ -12,13 +12,15 @@ from loadtests.history.model import SIDES, Account, Check, History, Name, Operat
 from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
 
 _REUSED = 422
-# Seconds in which a service must be back after faults have stopped, and the share that must succeed from then on.
+# Seconds after the end of faults by which the service must be back, and the share of requests that must then succeed.
 BACK_SECONDS = 10.0
 BACK_SHARE = 0.999
 
 
 def check_balances(history: History, verdict: Verdict) -> None:
-    """C1. The books must hold all accounts that the recorded clients moved money on, and floors must not have moved."""
+    """
+    C1. The books must hold all accounts on which the recorded clients moved money, and floors must not have changed.
+    """
     sums: Counter[tuple[str, str]] = Counter()
     accounts: dict[Name, Account] = {}
     for account in history.accounts:
@@ -48,7 +50,7 @@ def check_balances(history: History, verdict: Verdict) -> None:
 
 
 def check_folds(history: History, verdict: Verdict) -> None:
-    """C3. Judged from the statements alone, so that no sum of the service is believed."""
+    """C3. Judges the statements alone, so that no sum made by the service is trusted."""
     entries = grouped(history.entries, lambda entry: (entry.ledger, entry.account))
     for account in history.accounts:
         verdict.judged["C3"] += 1
@@ -70,13 +72,13 @@ def check_folds(history: History, verdict: Verdict) -> None:
 
 
 def check_liveness(history: History, verdict: Verdict) -> None:
-    """C8. Judged for every time that faults were stopped, until they were started again."""
+    """C8. Judges each time without faults, from their end until they start again."""
     starts = [mark.at for mark in history.marks if mark.name == FAULTS_STARTED]
     for mark in history.marks:
         if mark.name == FAULTS_STOPPED:
             until = min((at for at in starts if at > mark.at), default=None)
             since = mark.at + BACK_SECONDS
-            # What was sent and never answered counts, but not what the next faults cut off.
+            # A request that was never answered counts, but not one that the next faults cut off.
             sent = [o for o in history.operations if since <= o.invoked and (until is None or o.ended < until)]
             verdict.judged["C8"] += len(sent)
             good = sum(o.outcome != UNKNOWN and o.status < 500 for o in sent)
@@ -87,9 +89,9 @@ def check_liveness(history: History, verdict: Verdict) -> None:
 
 
 def in_books(history: History) -> dict[Name, list[str]]:
-    """Return the transfers of the books by key; expiries, which nobody asks for, are left out."""
-    # The books do not know the key of a capture, void or reversal: it is the one that was answered with its id, or one
-    # whose outcome nobody knows.
+    """Return the transfers of the books by key, without expiries, which no client asks for."""
+    # The books do not know the key of a capture, void or reversal: it is the key that was answered with its id, or one
+    # whose outcome is unknown.
     told = {(o.ledger, o.transfer_id): o.key for o in history.operations if o.transfer_id}
     lost: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for (ledger, key), operations in history.by_key.items():
@@ -109,7 +111,7 @@ def in_books(history: History) -> dict[Name, list[str]]:
 
 
 def check_promises(history: History, verdict: Verdict) -> None:
-    """C2. Judged where the history has books; of transfers whose key the books know."""
+    """C2. Judges transfers whose key the books know, if the history has books."""
     if not history.accounts:
         return
     booked = in_books(history)
@@ -139,7 +141,7 @@ def _check_key(key: str, operations: list[Operation], booked: Collection[str], v
 
 
 def _check_transfer(history: History, operation: Operation, verdict: Verdict) -> None:
-    """Compare what was asked for with what was answered, and that with what was done."""
+    """Compare the request with its answer, and the answer with the books."""
     said, asked = operation.said, operation.asked
     # A capture or reversal does not name its accounts, and may leave its amount to the service.
     due = {name: asked[name] for name in (*SIDES, "amount") if asked.get(name)}
@@ -151,14 +153,14 @@ def _check_transfer(history: History, operation: Operation, verdict: Verdict) ->
 
 
 def check_answers(history: History, verdict: Verdict) -> None:
-    """C4. Judged of requests that were answered for ever more than once."""
+    """C4. Judges requests that got more than one final answer."""
     bound = (operation for operation in history.transfers() if operation.bound)
     for (ledger, key, _), operations in grouped(bound, lambda o: (o.ledger, o.key, o.fingerprint)).items():
         if len(operations) < 2:
             continue
         verdict.judged["C4"] += 1
         firsts = sum(not operation.replayed for operation in operations)
-        # The first one may have got lost.
+        # The first answer may have been lost.
         if firsts > 1 or (firsts == 0 and all(o.outcome != UNKNOWN for o in history.by_key[ledger, key])):
             verdict.flag("C4", f"{key} has {firsts} answers that are not marked as replayed")
         different = {(operation.status, operation.response) for operation in operations}
@@ -167,7 +169,7 @@ def check_answers(history: History, verdict: Verdict) -> None:
 
 
 def check_bindings(history: History, verdict: Verdict) -> None:
-    """C7. Judged of keys that were sent with more than one request, or in more than one ledger."""
+    """C7. Judges keys that were sent with more than one request, or in more than one ledger."""
     ledgers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for (ledger, key), operations in history.by_key.items():
         requests = {operation.fingerprint for operation in operations}
@@ -179,7 +181,7 @@ def check_bindings(history: History, verdict: Verdict) -> None:
             verdict.flag("C7", f"{key} was answered for {len(bound)} different requests")
         if reused & bound:
             verdict.flag("C7", f"{key} was refused as reused for the very request that it is bound to")
-        # Each may have met another one of an unknown outcome.
+        # Each may have met a different request of unknown outcome.
         elif not bound and not all(unknown - {request} for request in reused):
             verdict.flag("C7", f"{key} was refused as reused, and no other request can have bound it")
         for operation in operations:
@@ -194,7 +196,7 @@ def check_bindings(history: History, verdict: Verdict) -> None:
 
 
 def check_look_ups(history: History, verdict: Verdict) -> None:
-    """K. Judged of look-ups that were answered, where the history has books."""
+    """K. Judges look-ups that were answered, if the history has books."""
     if not history.accounts:
         return
     booked = {name: transfers[0] for name, transfers in in_books(history).items()}
@@ -233,9 +235,10 @@ def check_versions_read(
     seconds: float = 0.0,
 ) -> None:
     """
-    Flag reads of an older version than had been told before they were sent. Judged of accounts that had been told of.
+    Flag reads of an older version than one that was answered before the read was sent. Judges accounts with such an
+    answer.
 
-    `told_to` tells apart who was told what, where not all are held to know. A read may be some seconds behind.
+    `told_to` groups each read with the answers that it must not be older than. A read may be *seconds* behind.
     """
     told: dict[Hashable, list[tuple[float, int]]] = defaultdict(list)
     for operation, shown in _shown(history, *told_by):
@@ -253,10 +256,10 @@ def check_versions_read(
 
 def check_balances_read(history: History, verdict: Verdict, check: str, read: str = "read") -> None:
     """
-    Flag reads that show another balance than the books have at that version.
+    Flag reads that show a different balance than the books have at that version.
 
-    A hold may expire between the instant of a transfer and its commit. A read in between shows the balance before the
-    transfer, and counts the expiry: that is the version which the transfer has.
+    A hold may expire between the instant of a transfer and its commit. A read in between shows the balance from before
+    the transfer but counts the expiry, so it has the version that the transfer gets.
     """
     balances = {(entry.ledger, entry.account, entry.version): entry.balance for entry in history.entries}
     before: dict[tuple[str, str, int], int] = {}
@@ -279,16 +282,16 @@ def check_balances_read(history: History, verdict: Verdict, check: str, read: st
 
 
 def check_acknowledged(history: History, verdict: Verdict) -> None:
-    """C5. Judged of reads; where the history has books, also what they show at their version."""
+    """C5. Judges reads; if the history has books, also the balances that they show."""
     check_versions_read(history, verdict, "C5")
     check_balances_read(history, verdict, "C5")
 
 
-# C6. Judged of reads by a client that had been shown the account before.
+# C6. Judges reads by a client that was shown the account before.
 check_versions = partial(
     check_versions_read, check="C6", told_to=lambda operation: operation.process, told_by=("transfer", "read")
 )
-# In the order in which they are made.
+# In the order in which they run.
 CHECKS = {
     "C1": Check("balances sum to zero, every account is known, none is below its floor", check_balances),
     "C2": Check("an acknowledged transfer is there once, a refused one not, others at most once", check_promises),

@@ -1,4 +1,4 @@
-"""The checks of the feed: what its readers were told, beside the books and beside what was answered."""
+"""The checks of the feed: compare the events that its readers got with the books and with the answers."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from loadtests.figures import grouped
 from loadtests.history.model import SIDES, Check, History, Name, Told, Verdict
 from loadtests.history.recorder import FAIL, OK
 
-# What a transfer that was posted is told as, by its kind.
+# Type of the event for a posted transfer, by the transfer's kind.
 TYPES = {
     "transfer": "transfer.posted",
     "hold": "hold.created",
@@ -19,12 +19,12 @@ TYPES = {
 }
 REFUSED = "transfer.refused"
 POLL, STREAM, WEBHOOK = READERS = ("poll", "stream", "webhook")
-# Brokers are told again too, and of each account in order.
+# Brokers may get an event twice, but first get the events of each account in order.
 BROKERS = ("kafka", "rabbitmq")
 
 
 def check_readers(history: History, verdict: Verdict) -> None:
-    """F1. Judged of all that readers were told."""
+    """F1. Judges all events that readers got."""
     first: dict[tuple[str, int], Told] = {}
     for told in history.told:
         known = first.setdefault((told.ledger, told.position), told)
@@ -32,7 +32,7 @@ def check_readers(history: History, verdict: Verdict) -> None:
             verdict.flag(
                 "F1", f"{told} told to {told.reader} as {told.data}, is {known} {known.data} to {known.reader}"
             )
-    # Of each ledger the last one.
+    # The last position of each ledger.
     heads = dict(sorted(first))
     for reader, mine in grouped(history.told, lambda told: told.reader).items():
         for ledger, head in heads.items():
@@ -41,14 +41,14 @@ def check_readers(history: History, verdict: Verdict) -> None:
             if missing := sorted(set(due) - set(found)):
                 count = f"{len(missing)} of {head} events of {ledger}"
                 verdict.flag("F1", f"{reader} was never told {count}, the first of them at {missing[0]}")
-            # What was not taken is sent again, and so is what nobody knows whether it was.
+            # An event that was not accepted is sent again, and so is one of which nobody knows whether it was accepted.
             elif reader in (POLL, STREAM) and found != due:
                 wrong = next(n for n, position in enumerate(found, 1) if n != position)
                 verdict.flag("F1", f"{reader} of {ledger} was told {found[wrong - 1]} where {wrong} comes")
 
 
 def check_brokers(history: History, verdict: Verdict) -> None:
-    """F4. Judged of what brokers were told first of each event."""
+    """F4. Judges the first arrival of each event at a broker."""
     newest: dict[tuple[str, str, str], Told] = {}
     seen: set[tuple[str, str, int]] = set()
     for told in history.told:
@@ -70,13 +70,13 @@ def check_brokers(history: History, verdict: Verdict) -> None:
 
 
 def _events(history: History) -> list[tuple[Told, dict[str, Any]]]:
-    """Return the events of all ledgers in order, each once, with what they show."""
+    """Return the events of all ledgers in order, each once, with their decoded data."""
     first = {(told.ledger, told.position): told for told in reversed(history.told)}
     return [(told, json.loads(told.data)) for _, told in sorted(first.items())]
 
 
 def check_booked(history: History, verdict: Verdict) -> None:
-    """F2. Judged of the events, where the history has books and a feed."""
+    """F2. Judges the events, if the history has books and a feed."""
     if not history.told or not history.accounts:
         return
     times: Counter[Name] = Counter()
@@ -96,7 +96,8 @@ def check_booked(history: History, verdict: Verdict) -> None:
             shown = {said[side]: said[f"{side}_version"] for side in SIDES}
         for account, version in shown.items():
             last = versions[told.ledger, account]
-            # What expires was gone before, and may leave the version as it is.
+            # An expired hold already reserved nothing before its expiry is posted, which may leave the version
+            # unchanged.
             if version < last or (version == last and told.type != TYPES["expiry"]):
                 verdict.flag("F2", f"{told} has version {version} of {account}, behind {last}")
             versions[told.ledger, account] = version
@@ -110,7 +111,7 @@ def check_booked(history: History, verdict: Verdict) -> None:
 
 
 def check_told(history: History, verdict: Verdict) -> None:
-    """F3. Judged of requests that were answered for ever, where there is a feed."""
+    """F3. Judges requests that got a final answer, if there is a feed."""
     if not history.told:
         return
     shown: dict[Name, dict[str, Any]] = {}
@@ -126,7 +127,7 @@ def check_told(history: History, verdict: Verdict) -> None:
             said = shown.get((ledger, operation.transfer_id), {})
             if any(said.get(name) != value for name, value in answer.items()):
                 verdict.flag("F3", f"{key} was answered {answer}; {said} is told")
-        # What has a parent does not name its key.
+        # A transfer that has a parent does not name its key.
         if bound and not operations[0].parent:
             due = all(operation.outcome == FAIL for operation in bound)
             if refused[ledger, key] != due:

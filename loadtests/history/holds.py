@@ -1,8 +1,8 @@
 """
 The checks of holds, captures, voids, expiries and reversals.
 
-Whether a hold is due is judged by the service's own clock, as far as its answers tell: it is past an instant once an
-answer that names it has been heard.
+Whether a hold has expired is judged by the service's own clock as far as its answers show it: the clock has passed an
+instant once a client has an answer that names it.
 """
 
 import operator
@@ -15,18 +15,18 @@ from loadtests.figures import grouped
 from loadtests.history.model import History, Name, Operation, Row, Timeline, Verdict
 from loadtests.history.recorder import OK, PROGRESS
 
-# Of a hold that names no time, by the contract.
+# Life of a hold whose request names none, by the API's contract.
 HOLD_SECONDS_DEFAULT = 604_800
-# A ledger, an account of it, and the side that it has in holds.
+# A ledger, an account in it, and the account's side in holds.
 Side = tuple[str, str, str]
 # Amounts, each with the instant from which it counts.
 Changes = list[tuple[float, int]]
-# What an account shows of holds in which it has that side.
+# The member of an account that sums the holds in which it is on that side.
 HELD = {"source": "held_out", "destination": "held_in"}
 
 
 class Hold(NamedTuple):
-    """A hold of the books: when it was first asked for, when it is due, and what came of it."""
+    """A hold of the books: when it was first requested, when it expires, and its children."""
 
     row: Row
     invoked: float
@@ -35,17 +35,19 @@ class Hold(NamedTuple):
     told: list[Operation]
 
     def ends(self, child: Operation) -> bool:
-        """Whether nothing was left of it after a capture or void that was acknowledged."""
+        """Whether nothing was left of the hold after this capture or void, which was acknowledged."""
         return child.kind == "void" or child.asked.get("release_rest", True)
 
 
 def clock_of(history: History) -> Timeline:
-    """Return how far the service's clock was at least, by an instant of the clients: as answers had told by then."""
+    """
+    Return the least value of the service's clock at an instant of the clients' clock, as answers until then show it.
+    """
     return Timeline(((o.ended, o.created_at) for o in history.transfers() if o.created_at), "")
 
 
 def _told_of(history: History) -> dict[Name, list[Operation]]:
-    """Return the captures, voids and reversals that were acknowledged, each once and oldest first, by their parent."""
+    """Return the acknowledged captures, voids and reversals by their parent, each once, oldest first."""
     firsts: dict[Name, Operation] = {}
     for operation in sorted(history.transfers(), key=lambda o: o.ended):
         if operation.outcome == OK and operation.parent:
@@ -54,14 +56,14 @@ def _told_of(history: History) -> dict[Name, list[Operation]]:
 
 
 def holds(history: History) -> dict[Name, Hold]:
-    """Return the holds of the books that somebody has asked for."""
+    """Return the holds of the books that a client requested."""
     told, found = _told_of(history), {}
     for name, row in history.listed.items():
         asked = history.by_key.get((row.ledger, row.key))
         if row.kind == "hold" and asked:
             first = min(asked, key=lambda operation: operation.invoked)
             lasts = timedelta(seconds=first.asked.get("expires_in") or HOLD_SECONDS_DEFAULT)
-            # As the service spells it, so that earlier instants are the smaller texts.
+            # In the service's format, so that earlier instants sort first as text.
             at = (datetime.fromisoformat(row.created_at) + lasts).astimezone(UTC)
             expires_at = f"{at:%Y-%m-%dT%H:%M:%S.%f}Z"
             found[name] = Hold(row, first.invoked, expires_at, history.children.get(name, []), told.get(name, []))
@@ -73,7 +75,7 @@ def _sum(rows: Iterable[Row], kind: str) -> int:
 
 
 def check_caps(history: History, verdict: Verdict) -> None:
-    """H1. Judged of the holds in the books, and of all that was moved back."""
+    """H1. Judges the holds in the books, and all reversals."""
     for name, rows in history.children.items():
         moved, reversed_ = max((leg.amount for leg in history.legs.get(name, ())), default=0), _sum(rows, "reversal")
         verdict.judged["H1"] += reversed_ > 0
@@ -100,7 +102,7 @@ def _check_hold(hold: Hold, verdict: Verdict) -> None:
 
 
 def check_progress(history: History, verdict: Verdict) -> None:
-    """H2. Judged of transfers that were read, where the history has books."""
+    """H2. Judges reads of transfers, if the history has books."""
     if not history.accounts:
         return
     told, clock, booked = _told_of(history), clock_of(history), holds(history)
@@ -122,7 +124,7 @@ def check_progress(history: History, verdict: Verdict) -> None:
 
 
 def _check_state(hold: Hold, shown: Mapping[str, Any], known: Iterable[Operation], now: str, verdict: Verdict) -> None:
-    """Judge how a hold was read when some of its children were known and the service's clock had reached an instant."""
+    """Judge how a hold was read when these of its children were known and the service's clock had reached *now*."""
     state, left = shown["state"], shown["remaining"]
     if (state == "open") != (left > 0) or shown["captured"] + left > hold.row.amount:
         verdict.flag("H2", f"{hold.row.key} of {hold.row.amount} was read as {shown}")
@@ -136,15 +138,15 @@ def check_accounts_read(
     history: History, verdict: Verdict, check: str = "H3", read: str = "read", *, too_old: bool = False
 ) -> None:
     """
-    H3. Judged of accounts that were read, where the history has books.
+    H3. Judges reads of accounts, if the history has books.
 
-    An account has no more held than the holds asked for before its answer, without what was known to have ended when
-    it was asked for. Even a read that may be too old shows no hold that was due by then.
+    At most, an account shows as held the holds requested before the read's answer, less what was known to have ended
+    when the read was sent. Even a read that may be stale shows no hold that had expired by then.
     """
     if not history.accounts:
         return
     clock = clock_of(history)
-    # By account and side: instants from which so much may be held, and from which so much is not any more.
+    # By account and side: instants from which an amount may be held, and from which it no longer is.
     begun: dict[Side, Changes] = defaultdict(list)
     over: dict[Side, Changes] = defaultdict(list)
     for hold in holds(history).values():
@@ -173,7 +175,7 @@ def check_accounts_read(
 
 
 def _ends(hold: Hold, clock: Timeline) -> Changes:
-    """Return when it became known that parts of a hold reserve nothing any more."""
+    """Return the instants at which it became known that parts of a hold reserve nothing any more."""
     ends, left = [], hold.row.amount
     due = clock.reached(hold.expires_at)
     for child in hold.told:

@@ -1,4 +1,4 @@
-"""A history as the checks see it, read from its files, and what a check is and finds."""
+"""A history in the form that checks use, the code that reads it from files, and the results of checks."""
 
 import bisect
 import itertools
@@ -16,23 +16,25 @@ from loadtests.errors import NotRunError
 from loadtests.figures import grouped
 from loadtests.history.recorder import FAIL, LOOK_UP, OK, UNKNOWN, problem_of
 
-# A member with such a value says what its absence says.
+# A member with one of these values means the same as an absent member.
 _DEFAULTS: tuple[object, ...] = (None, False, {})
-# What the last part of a path asks for: the kind of the transfer that is answered.
+# The kind of the transfer that is answered, by the last part of the request's path.
 CHILDREN = {"capture": "capture", "void": "void", "reverse": "reversal"}
 # Kinds of transfers that move money.
 MOVING = ("transfer", "capture", "reversal")
 SIDES = ("source", "destination")
-# What rows of the books have of transfers.
+# Members that rows of the books and transfers share.
 LISTED = ("kind", "parent", *SIDES, "amount", "created_at")
-# Violations that are shown of each check; the count says how many there are.
+# Violations that are shown for each check; the count tells how many there are.
 SHOWN_MAX = 10
-# A ledger, and a transfer, an account or a key of it.
+# A ledger, and a transfer, an account or a key in it.
 Name = tuple[str, str]
 
 
 class Timeline:
-    """What changes came to by an instant: by default the highest, or what *fold* makes of them, beginning with one."""
+    """
+    Folds changes up to an instant: by default to the highest value, otherwise with *fold*, beginning with *start*.
+    """
 
     def __init__(self, changes: Iterable[tuple[float, Any]], start: Any, fold: Callable[[Any, Any], Any] = max) -> None:
         ordered = sorted(changes)
@@ -43,7 +45,7 @@ class Timeline:
         return self._values[bisect.bisect_left(self._instants, instant)]
 
     def reached(self, value: Any) -> float | None:
-        """Return when a value above the first one was reached; None where it never was."""
+        """Return when this value, which is above the start, or a higher one was reached; None if it never was."""
         first = bisect.bisect_left(self._values, value)
         return self._instants[first - 1] if first < len(self._values) else None
 
@@ -56,7 +58,7 @@ class Shown(NamedTuple):
 
 @dataclass(slots=True)
 class Operation:
-    """One request and what became of it, with the accounts, the transfer and the instant that its answer shows."""
+    """One request and its outcome, with the accounts, the transfer and the instant that its answer shows."""
 
     process: str
     operation: str
@@ -84,19 +86,19 @@ class Operation:
 
     @property
     def parent(self) -> str:
-        """The transfer that a capture, void or reversal names in its path; empty for anything else."""
+        """The transfer that a capture, void or reversal names in its path; empty for any other request."""
         return self.path.split("/")[3] if self.path.rpartition("/")[2] in CHILDREN else ""
 
     @property
     def kind(self) -> str:
-        """What kind of transfer it asks for."""
+        """The kind of transfer that it asks for."""
         if self.parent:
             return CHILDREN[self.path.rpartition("/")[2]]
         return "hold" if self.asked.get("hold") else "transfer"
 
     @property
     def bound(self) -> bool:
-        """Whether the answer is the one that its key has for ever: posted, or refused by the state of the ledger."""
+        """Whether the answer is final for its key: posted, or refused because of the state of the ledger."""
         if self.operation != "transfer":
             return False
         refused = self.status in (404, 409) and problem_of(self.response).get("outcome") == "refused"
@@ -104,7 +106,7 @@ class Operation:
 
     @property
     def fingerprint(self) -> str:
-        """What makes a transfer the same request: what it asks for, in whatever bytes, alone or in a bulk."""
+        """What identifies the request: the same for equal requests, whatever their bytes, alone or in a bulk."""
         asked = {name: value for name, value in self.asked.items() if name != "key" and value not in _DEFAULTS}
         return f"{self.path if self.parent else ''}{json.dumps(asked, sort_keys=True)}"
 
@@ -119,7 +121,7 @@ class Account(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of an account's statement; `key` is the idempotency key of its transfer, as far as it is known."""
+    """One line of an account's statement; `key` is the idempotency key of its transfer, if it is known."""
 
     ledger: str
     account: str
@@ -132,7 +134,7 @@ class Entry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A hold or what came of one, or a reversal, as the books list it; the key of a hold is known, as is an entry's."""
+    """A hold, a child of one, or a reversal, as the books list it; the key of a hold is known, as in an entry."""
 
     ledger: str
     transfer_id: str
@@ -146,7 +148,7 @@ class Row(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An event of the feed as a reader was told it; `data` is the JSON of the transfer or account."""
+    """An event of the feed as a reader got it; `data` is the JSON of the transfer or account."""
 
     reader: str
     ledger: str
@@ -160,7 +162,7 @@ class Told(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """An instant that somebody named."""
+    """A named instant."""
 
     at: float
     name: str
@@ -168,7 +170,7 @@ class Mark(NamedTuple):
 
 @dataclass
 class History:
-    """All that was noted of one run; the books are there when `accounts` is not empty."""
+    """Everything recorded in one run; the books are there if `accounts` is not empty."""
 
     operations: list[Operation] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
@@ -182,7 +184,7 @@ class History:
 
     @cached_property
     def by_key(self) -> dict[Name, list[Operation]]:
-        """The operations that ask for transfers, by the key that they name."""
+        """The operations that ask for transfers, by their key."""
         return grouped(self.transfers(), lambda operation: (operation.ledger, operation.key))
 
     @cached_property
@@ -192,16 +194,16 @@ class History:
 
     @cached_property
     def listed(self) -> dict[Name, Row]:
-        """The rows by their transfers."""
+        """The rows by their transfers' names."""
         return {(row.ledger, row.transfer_id): row for row in self.rows}
 
     @cached_property
     def children(self) -> dict[Name, list[Row]]:
-        """The rows by the transfers that they came of."""
+        """The rows by their parents."""
         return grouped(self.rows, lambda row: (row.ledger, row.parent))
 
     def booked_otherwise(self, name: Name, said: Mapping[str, Any]) -> str:
-        """Return what the books have of a transfer, unless that is what was told of it."""
+        """Return what the books have for a transfer, or nothing if it equals the answer."""
         row, legs = self.listed.get(name), self.legs.get(name, [])
         due = {
             (said[side], amount, said[other], said[f"{side}_version"], said[f"{side}_balance"])
@@ -214,7 +216,7 @@ class History:
 
 
 class Violation(NamedTuple):
-    """One thing that must not be, and the check that found it."""
+    """One violation, and the check that found it."""
 
     check: str
     what: str
@@ -222,7 +224,7 @@ class Violation(NamedTuple):
 
 @dataclass(slots=True)
 class Verdict:
-    """The violations, and how much each check had to judge: one that judged nothing proves nothing."""
+    """The violations, and how much each check judged: a check that judged nothing proves nothing."""
 
     violations: list[Violation] = field(default_factory=list)
     judged: Counter[str] = field(default_factory=Counter)
@@ -231,7 +233,7 @@ class Verdict:
         self.violations.append(Violation(check, what))
 
     def lines(self, checks: "Mapping[str, Check]") -> Iterator[str]:
-        """Say what some checks found, with what they assert."""
+        """Yield lines with what each check asserts and what it found."""
         for name, check in checks.items():
             found = [violation.what for violation in self.violations if violation.check == name]
             said = f"{len(found):,} violations" if found else "holds" if self.judged[name] else "nothing to judge"
@@ -240,24 +242,24 @@ class Verdict:
 
 
 class Check(NamedTuple):
-    """What a check asserts, and how it is made."""
+    """What a check asserts, and the function that runs it."""
 
     asserts: str
     make: Callable[[History, Verdict], None]
 
 
-# What is written down beside operations, and in which list it comes.
+# The types that are recorded beside operations, and the list for each.
 _LISTS = {Account: "accounts", Entry: "entries", Row: "rows", Told: "told", Mark: "marks"}
 _NOTED = {kind.__name__.lower(): (kind, name) for kind, name in _LISTS.items()}
 
 
 def noted(item: Account | Entry | Row | Told) -> dict[str, Any]:
-    """Return the event by which something is written down."""
+    """Return the event that records an item."""
     return {"event": type(item).__name__.lower(), **item._asdict()}
 
 
 def load(paths: Iterable[Path]) -> History:
-    """Read one run out of the files of its clients. A last line that was cut short by a kill is left out."""
+    """Read one run from the files of its clients. A last line that was cut short by a kill is left out."""
     history = History()
     for path in paths:
         with path.open(encoding="utf-8") as file:
@@ -273,7 +275,7 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
     pending: dict[int, Operation] = {}
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
-            # A client that was killed while it wrote: the request was not sent, or its outcome is unknown.
+            # The client was killed while it wrote: its request was not sent, or the outcome is unknown.
             break
         try:
             event = json.loads(line)
@@ -287,7 +289,7 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
             else:
                 what, name_of_list = _NOTED[kind]
                 if what is Told:
-                    # All readers are told the same.
+                    # All readers get the same data.
                     event["data"] = sys.intern(event["data"])
                 getattr(history, name_of_list).append(what(**event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -300,7 +302,7 @@ def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
     operation.status = event["status"]
     operation.response = event.get("response", "")
     operation.replayed = event.get("replayed", False)
-    # A read that was answered 304 shows nothing.
+    # A read that was answered 304 has no body.
     if outcome == OK and operation.response:
         answer = operation.said
         if operation.operation == "transfer":

@@ -1,1 +1,1 @@
-"""Virtual users of locust against a running ledger, and a check of what every one of them was promised."""
+"""Runs virtual users of locust against a running ledger, and checks what each of them was promised."""

@@ -32,38 +32,38 @@ from loadtests.screen import Screen
 from loadtests.servers import PLENTY, WARM_UP_SECONDS, Server, own_server
 
 UI_PORT = 8089
-# Locust's own: gevent must never meet the service, nor what is written for asyncio.
+# Locust has its own environment: gevent must not be mixed with the service or with asyncio code.
 PYTHON = PROJECT / ".venv-load" / "bin" / "python"
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-# Seconds beside those of the run: workers start and connect, users finish what they are at.
+# Seconds beside those of the run: workers start and connect, users finish their acts.
 MARGIN_SECONDS = 90.0
-# Seconds that users get to finish what they are at; one request may take 30.
+# Seconds for users to finish their acts; one request may take 30.
 FINISH_SECONDS = 45
-# Seconds between being told to end and being ended.
+# Seconds between the signal to end and the kill.
 END_SECONDS_MAX = 60.0
-# The first file in the folder of a run.
+# The first file in the folder of a run, by which such a folder is recognized.
 PREPARED = "history-prepare.jsonl"
-# Of each scenario when nothing else is asked for: long enough for every check to have something to judge.
+# Default seconds of each scenario: long enough for every check to have something to judge.
 SECONDS = 8.0
-# Of a soak and of a search for the knee.
+# Default seconds of a soak and of a search for the knee.
 LONG_SECONDS = {"soak": 600.0, "knee": 80.0}
-# Minor units on every account before the run: far more than it can spend, so that refusals are those asked for.
+# Minor units on every account before the run: far more than it can spend, so that only intended refusals happen.
 OPENING_BALANCE = 1_000_000_000
 
 
 async def _keys(scenario: str, server: Server | None) -> tuple[str, str]:
-    """Return the key of the users of a scenario, and the one that prepares and verifies."""
-    # A server of one's own has a ledger for every scenario; whose it is has given us a key.
+    """Return the key for the users of a scenario, and the one that prepares and verifies."""
+    # A new server gets a ledger for every scenario; for an existing server, its owner supplies a key.
     own = await server.create_key(scenario) if server else os.environ[KEY_VARIABLE]
     if scenario != "flood" or not server:
         return own, own
-    # A flood is sent with one that has a limit worth the name.
+    # A flood is sent with a key whose limit it exceeds.
     limits = ("--rate", f"{FLOOD_LIMIT.quota}/s", "--burst", str(FLOOD_LIMIT.burst), *PLENTY[4:])
     return await server.create_key(scenario, limits), own
 
 
 async def run_scenario(name: str, server: Server | None, asked: argparse.Namespace, screen: Screen) -> dict[str, Any]:
-    """Prepare a ledger, let the users loose on it, judge, and return the verdict as it is kept."""
+    """Prepare a ledger, run the users on it, judge the run, and return the verdict as it is stored."""
     url: str = server.url if server else asked.host.rstrip("/")
     key, own = await _keys(name, server)
     async with patient(url, key) as user, patient(url, own) as client:
@@ -97,7 +97,7 @@ async def run_scenario(name: str, server: Server | None, asked: argparse.Namespa
 
 
 def told(name: str, verdict: dict[str, Any]) -> list[str]:
-    """Return what is to be said about a run: its figures, and plainly what was missed."""
+    """Return what to print about a run: its figures, and the objectives that it missed."""
     figures, word = verdict["figures"], "good" if verdict["good"] else "FAILED"
     judged = ", ".join(f"{check} {count:,}" for check, count in sorted(verdict["judged"].items()))
     latencies = ", ".join(f"{each.removesuffix('_ms')} {figures[each]:g}" for each in PERCENTILES)
@@ -118,7 +118,7 @@ def told(name: str, verdict: dict[str, Any]) -> list[str]:
 def _plan(name: str, url: str, asked: argparse.Namespace, limit: Limit) -> Plan:
     scenario = SCENARIOS[name]
     users = asked.users or scenario.users
-    # Who looks for the knee leaves no pauses; a flood is measured by the limit.
+    # Users of a knee search do not pause; the pace of a flood is a multiple of the limit.
     usual = FLOOD * limit.rate / users if name == "flood" else scenario.pace
     return Plan(
         scenario=name,
@@ -135,7 +135,7 @@ def _plan(name: str, url: str, asked: argparse.Namespace, limit: Limit) -> Plan:
 
 
 def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
-    """Return how locust is started: in one process, or as so many workers and one that collects their figures."""
+    """Return the command that starts locust: in one process, or as this many workers and a master."""
     folder = Path(plan.folder)
     words = [str(PYTHON), "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", plan.url]
     words += ["--csv", str(folder / "stats"), "--csv-full-history", "--html", str(folder / "report.html")]
@@ -145,7 +145,7 @@ def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
     else:
         words += ["--autostart", "--web-host", HOST, "--web-port", str(ui_port)]
     if processes > 1:
-        # A free port for the workers: two load tests on one machine must not meet.
+        # The workers get a free port, so that two load tests on one machine do not mix.
         port = str(free_port())
         words += ["--processes", str(processes), "--master-bind-host", HOST]
         words += ["--master-bind-port", port, "--master-port", port]
@@ -153,7 +153,7 @@ def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
 
 
 async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen: Screen) -> None:
-    """Run the users of a plan. Without a UI it ends by itself, or is ended; with one, when it is interrupted."""
+    """Run the users of a plan until their time is over; with a web UI, until the program is interrupted."""
     folder = Path(plan.folder)
     variables = {PLAN_VARIABLE: json.dumps(plan), KEY_VARIABLE: key, "PYTHONPATH": str(PROJECT)}
     locust = Program(spawn(command(plan, processes, ui_port), folder / "console.log", {**os.environ, **variables}))
@@ -166,7 +166,7 @@ async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, 
         assert task is not None
         task.uncancel()
         screen.say("stopping; what has been promised so far is checked")
-        # Not SIGTERM: locust writes no report then.
+        # After SIGTERM, locust would write no report.
         await locust.end(signal.SIGINT, END_SECONDS_MAX)
     finally:
         await locust.end(signal.SIGINT, 0.0)
@@ -185,7 +185,7 @@ def _make_fresh(folder: Path) -> None:
 def main(words: list[str] | None = None) -> int:
     parser = _parser()
     asked = parser.parse_args(words)
-    # A key that the other scenarios do well with has a limit that no flood here would reach.
+    # With --host there is one key for all scenarios, and its limit is too high for this flood to reach.
     usual = [name for name in SCENARIOS if name != "flood" or not asked.host]
     names = [name for listed in asked.scenario for name in listed.split(",")] or usual
     unknown = [name for name in names if name not in SCENARIOS]

@@ -1,4 +1,4 @@
-"""The scenarios by name: what their users do when nothing else is asked for, and what must come of it."""
+"""The scenarios by name: what their users do by default, and the objectives that they must meet."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,22 +6,22 @@ from typing import NamedTuple
 from loadtests.kit.plan import Limit
 from loadtests.payers import Act, Payer
 
-# The key that a flood is sent with, and how many times its limit that is.
+# The limit of the key that sends a flood, and the rate of the flood as a multiple of that limit.
 FLOOD_LIMIT = Limit(quota=40, window=1, burst=60)
 FLOOD = 10
 PERCENTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
 class Objective(NamedTuple):
-    """What a figure of a run says, and its bar: at most that is due, or at least."""
+    """What a figure of a run means, and its bar: an upper bound, or a lower one if `at_least`."""
 
     meaning: str
     bar: float
     at_least: bool = False
 
 
-# Those on latency are generous: a laptop that runs the users, the service and its databases must pass. A bar that means
-# something to you is set with --bar.
+# Bars on latency are generous, because a laptop that runs the users, the service and its databases must pass. Set your
+# own with --bar.
 OBJECTIVES = {
     "lies": Objective("promises that were broken, by the history's checks and look-ups", 0),
     "unknown": Objective("payments whose outcome was never learned", 0),
@@ -40,7 +40,7 @@ OBJECTIVES = {
     "retry_after_true": Objective("share of waits for Retry-After that were as long as needed", 1, at_least=True),
     "drift": Objective("p95 of the last third, of that of the first third", 1.5),
 }
-# Those of every run, and those of every shape but the knee: past it latencies rise and requests are refused.
+# Objectives of every run, and of every shape but the knee: past the knee latencies rise and requests are refused.
 STRICT = ("lies", "unknown", "unjudged", "cut_short", "exceptions")
 CALM = ("error_rate", *PERCENTILES)
 
@@ -49,8 +49,8 @@ class Scenario(NamedTuple):
     """
     A kind of traffic.
 
-    `acts`: what its users do, and how often. `must_judge`: the checks that it must have given work to. `objectives`:
-    those of its own. The others are its usual size.
+    `acts`: what its users do, with weights. `must_judge`: the checks that must have something to judge. `objectives`:
+    its additional ones. The other fields are its default size.
     """
 
     summary: str
@@ -63,11 +63,11 @@ class Scenario(NamedTuple):
 
 
 async def flood(payer: Payer) -> None:
-    """Send a payment once, whatever is said of it."""
+    """Send a payment once, whatever the answer is."""
     await payer.transfer(*payer.payment(payer.pair()), expected=(429,))
 
 
-# While everybody asks for more than the limit, nearly all that it allows must be admitted.
+# While users ask for more than the limit, nearly all that it allows must be admitted.
 LIMITED = ("above_limit", "admitted_share", "offered_times", "retry_after_true")
 SCENARIOS = {
     "reads": Scenario(
@@ -114,7 +114,7 @@ SHAPES = {
 
 
 class Finding(NamedTuple):
-    """A figure that was measured (None: nothing was), and its bar."""
+    """A measured figure (None if nothing was measured) and its bar."""
 
     name: str
     bar: float
@@ -122,7 +122,7 @@ class Finding(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether the figure will do; what was not measured does not."""
+        """Whether the figure meets its bar; a figure that was not measured does not."""
         if self.figure is None:
             return False
         return self.figure >= self.bar if OBJECTIVES[self.name].at_least else self.figure <= self.bar
@@ -134,7 +134,7 @@ class Finding(NamedTuple):
 
 
 def judge(scenario: str, shape: str, asked: Mapping[str, float], figures: Mapping[str, float]) -> list[Finding]:
-    """Hold the figures of a run against its bars, or those asked for in their place."""
+    """Compare the figures of a run with its bars, or with those in *asked*."""
     calm = [name for name in CALM if shape != "knee" or name in asked]
     drift = ["drift"] if shape == "soak" else []
     names = [*STRICT, *SCENARIOS[scenario].objectives, *calm, *drift]

@@ -26,30 +26,30 @@ from loadtests.kit.catalogue import SCENARIOS
 from loadtests.kit.plan import KEY_VARIABLE, KNEE_SETTLE_SECONDS, PLAN_VARIABLE, KneeSearch, Plan, users_at
 from loadtests.payers import Act, Habits, Payer, Request
 
-# Made by whoever has started locust.
+# The program that started locust has made the plan.
 PLAN = Plan(*json.loads(os.environ[PLAN_VARIABLE]))
 HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=4, lose_one_in=20)
-# Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
+# Seconds for one answer: above the server's own deadlines, so that the server answers before the client gives up.
 ANSWER_SECONDS_MAX = 30.0
-# Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
+# Latest close of the connection of a lost answer, in seconds after sending: before, while or after it is executed.
 LISTENED_SECONDS_MAX = 0.02
-# Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
+# Bytes of one process's history; a payment and its answer take about 900. The check holds all of it in memory.
 HISTORY_BYTES_MAX = 1024**3
-# Users that come or go in a second under a shape: all of them, as good as at once.
+# Users that start or stop in a second under a shape: enough that all of them do so nearly at once.
 SPAWN_RATE = 100.0
-# What is named in a path.
+# Matches an id in a path.
 _ID = re.compile("(/v1/[a-z-]+)/(?!bulk$)[^/]+")
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
-# Locust chooses the tasks of all users with it.
+# Locust uses it to choose the tasks of all users.
 random.seed(PLAN.seed)
-# Started from a shell's background, it would ignore what asks it to end and report.
+# A process that a shell started in the background would ignore SIGINT, which asks locust to end and report.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finished(steps: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine comes to whose wire has done all that it asks for when it is asked, as under gevent."""
+    """Run a coroutine that never suspends, because its I/O blocks as under gevent, and return its result."""
     try:
         steps.send(None)
     except StopIteration as done:
@@ -59,7 +59,7 @@ def finished(steps: Coroutine[Any, Any, T]) -> T:
 
 @functools.cache
 def history() -> Recorder:
-    """Return the history of this process, which is opened with its first user."""
+    """Return the history of this process, which is opened by its first user."""
     recorder = Recorder(Path(PLAN.folder) / f"history-{os.getpid()}.jsonl", bytes_max=HISTORY_BYTES_MAX)
     atexit.register(recorder.close)
     return recorder
@@ -81,17 +81,17 @@ class LocustPayer(Payer):
         self._headers = {
             "Authorization": f"Bearer {os.environ[KEY_VARIABLE]}",
             "Content-Type": "application/json",
-            # What is not compressed is compared byte for byte.
+            # Uncompressed answers are compared byte for byte.
             "Accept-Encoding": "identity",
         }
 
     async def send(self, request: Request) -> Heard:
-        """Send a request, and fail what is no success and was not expected."""
+        """Send a request; a status that is no success and was not expected counts as a failure."""
         if request.deaf:
             return self._send_deaf(request)
         path, body, method = request.path, request.body or None, "POST" if request.body else "GET"
         headers = {**self._headers, **({"Idempotency-Key": request.key} if request.key else {})}
-        # All accounts are one line of the statistics, and so are all keys and all transfers.
+        # The statistics have one line for all accounts, one for all keys and one for all transfers.
         name = _ID.sub(r"\1/ID", path)
         with self._client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
             status, text = response.status_code or 0, response.text or ""
@@ -115,7 +115,7 @@ class LocustPayer(Payer):
         gevent.sleep(seconds)
 
     async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
-        """Send at once, each on a connection of its own."""
+        """Send all requests at once, each on its own connection."""
         running = [gevent.spawn(finished, sending) for sending in sendings]
         gevent.joinall(running, timeout=2 * ANSWER_SECONDS_MAX)
         return [each.value for each in running if each.value is not None]
@@ -126,7 +126,7 @@ def _task(act: Act) -> "Callable[[ScenarioUser], None]":
         try:
             finished(act(user.payer))
         except HistoryFullError as error:
-            # Nothing may be sent that nobody will check.
+            # A user stops when it cannot record, because nothing unrecorded may be sent.
             (Path(PLAN.folder) / "full").write_text(f"{error}\n", encoding="utf-8")
             raise StopUser from error
 
@@ -134,7 +134,7 @@ def _task(act: Act) -> "Callable[[ScenarioUser], None]":
 
 
 class ScenarioUser(FastHttpUser):
-    # A key is sent: only to whom the certificate names.
+    # Certificates are verified, because requests carry an API key.
     insecure = False
     network_timeout = ANSWER_SECONDS_MAX
     connection_timeout = ANSWER_SECONDS_MAX
@@ -147,7 +147,7 @@ class ScenarioUser(FastHttpUser):
         self.payer = LocustPayer(self)
 
     def stop(self, force: bool = False) -> bool:
-        """Go home after what is under way; locust would kill a user that is just about to send, and lose its answer."""
+        """End after the current request; locust would kill a user that is just about to send, and lose its answer."""
         if not force and self._state == LOCUST_STATE_WAITING:
             self._state = LOCUST_STATE_STOPPING
             return False
@@ -156,10 +156,10 @@ class ScenarioUser(FastHttpUser):
 
 
 class Shape(LoadTestShape):
-    """The users of every instant: as a curve has them, or twice as many step by step."""
+    """Sets the number of users at each instant: by a curve, or doubled step by step."""
 
     search = KneeSearch(PLAN.users, PLAN.seconds)
-    # Seconds of a step, and how many answers there were then: the first ones do not count.
+    # When counting began in this step and the answers up to then, which are not counted.
     _counted: tuple[float, int] | None = None
 
     def tick(self) -> tuple[int, float] | None:
@@ -188,14 +188,14 @@ class Shape(LoadTestShape):
 
 @events.init.add_listener
 def look_at_the_clock(**_: Any) -> None:
-    """Let gevent see what time it is: a run begins now, not when the imports above did, which may take seconds."""
+    """Update gevent's clock: the run begins now, not before the imports above, which may take seconds."""
     gevent.get_hub().loop.update_now()
 
 
 @events.quitting.add_listener
 def write_figures(environment: Any, **_: Any) -> None:
-    """Close the history; where the figures are known, write them for whoever judges the run."""
-    # When it is interrupted, users are still at work here.
+    """Close the history; in the process that knows the figures, write them to the file that the judge reads."""
+    # After an interruption, users are still running here.
     if environment.runner.user_count:
         environment.runner.stop()
     if history.cache_info().currsize:
@@ -214,5 +214,5 @@ def write_figures(environment: Any, **_: Any) -> None:
     if Shape.search.knee is not None:
         found |= {"knee": Shape.search.knee, "steps": Shape.search.steps}
     (Path(PLAN.folder) / "figures.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    # Failures are judged by their share, not by locust.
+    # The share of failures is judged by `make load`, not by locust.
     environment.process_exit_code = 0

@@ -1,23 +1,23 @@
-"""What one run is to be, made once and read by every process of it, and how many users it has at an instant."""
+"""The plan of one run, made once and read by each of its processes, and the number of users at an instant."""
 
 import itertools
 from typing import NamedTuple
 
-# Names of the environment: the plan, and the API key, which is never written to a file.
+# Environment variables: the plan, and the API key, which is never written to a file.
 PLAN_VARIABLE = "TALLYSTICK_LOAD_PLAN"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
-# Shares of the run, and of the users that there are then; in between as many more as time has passed.
+# Shares of the run's time, each with the share of users at that point; in between, the number changes linearly.
 CURVES = {
     "steady": ((0.0, 1.0), (1.0, 1.0)),
     "ramp": ((0.0, 0.0), (1.0, 1.0)),
     "spike": ((0.0, 0.2), (0.4, 0.2), (0.4, 1.0), (0.6, 1.0), (0.6, 0.2), (1.0, 0.2)),
     "soak": ((0.0, 0.0), (0.1, 1.0), (1.0, 1.0)),
 }
-# Steps of a search for the knee: users double with each.
+# Steps of a search for the knee: users double with each step.
 KNEE_STEPS = 8
-# More answers a second than the best step so far by less than this: the knee has been passed.
+# If answers a second exceed those of the best step so far by a smaller share than this, the knee has been passed.
 KNEE_GAIN_MIN = 0.1
-# Seconds of a step of which the first answers are not counted: users are still coming, and workers report every 3 s.
+# Seconds of a step whose answers are not counted: users are still starting, and workers report every 3 s.
 KNEE_SETTLE_SECONDS = 3.0
 
 
@@ -37,7 +37,8 @@ class Plan(NamedTuple):
     """
     One run of one scenario.
 
-    `pace` is what one user starts a second; 0 is as fast as answers come. `run` begins all names that the run uses.
+    `pace` is how many acts a user starts a second; 0 is as fast as answers come. `run` is the prefix of the run's
+    names.
     """
 
     scenario: str
@@ -65,7 +66,7 @@ class Plan(NamedTuple):
 
 
 def users_at(shape: str, users: int, seconds: float, elapsed: float) -> int | None:
-    """Return how many users of so many there are after *elapsed* of *seconds*; None when the run is over."""
+    """Return how many of *users* there are after *elapsed* of *seconds*; None when the run is over."""
     if elapsed >= seconds:
         return None
     now = elapsed / seconds
@@ -82,18 +83,18 @@ class Step(NamedTuple):
 
 
 class KneeSearch:
-    """Doubles the users until they bring no more answers, or their number or the time is reached."""
+    """Doubles the users until answers no longer increase, or the users or the steps reach their limit."""
 
     def __init__(self, users_max: int, seconds: float) -> None:
         self._users_max = users_max
         self.step_seconds = max(2 * KNEE_SETTLE_SECONDS, seconds / KNEE_STEPS)
         self.users = 1
         self.steps: list[Step] = []
-        # The step from which more users brought next to nothing.
+        # The last step with clearly more answers than the step before.
         self.knee: Step | None = None
 
     def step_is_over(self, rate: float, p95_ms: float) -> bool:
-        """Note what the present users came to and go to the next step; tell whether the search is over."""
+        """Record the figures of the current step and go to the next; return whether the search is over."""
         step = Step(self.users, rate, p95_ms)
         self.steps.append(step)
         if self.knee is not None and rate < self.knee.rate * (1 + KNEE_GAIN_MIN):

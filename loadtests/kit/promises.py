@@ -1,4 +1,6 @@
-"""Whether promises were kept: those to every virtual user, by the books after the run, and the limit of a key."""
+"""
+Judges whether promises were kept: those to every virtual user, by the books after the run, and the limit of a key.
+"""
 
 import asyncio
 import math
@@ -16,12 +18,12 @@ from loadtests.kit.catalogue import PERCENTILES, SCENARIOS
 from loadtests.kit.plan import Limit, Plan
 from tallystick_client import AsyncTallystick
 
-# Times that Retry-After is waited for.
+# How often a Retry-After is tested.
 PROBES = 3
-# Seconds in which to be told to wait each time, and requests at once: they must use tokens up faster than they come.
+# Seconds in which each test must get a 429, and requests sent at once: they must use up tokens faster than they come.
 PROBE_SECONDS_MAX = 10.0
 PROBED_AT_ONCE = 8
-# Seconds of a Retry-After that are waited for.
+# The longest Retry-After in seconds that is waited for.
 WAIT_SECONDS_MAX = 120
 _PATH = "/v1/accounts?limit=1"
 # The checks that make sense without faults.
@@ -29,7 +31,7 @@ _CHECKS = {name: check for name, check in CHECKS.items() if name != "C8"}
 
 
 async def verify(plan: Plan, client: AsyncTallystick, limit: Limit) -> tuple[Verdict, dict[str, float]]:
-    """Read the books, check the history of all users against them, and return what was found and the figures of it."""
+    """Read the books and check the history of all users against them; return the verdict and its figures."""
     folder = Path(plan.folder)
     with Recorder(folder / "books.jsonl") as recorder:
         await record_books(client, recorder, plan.prefix)
@@ -52,12 +54,12 @@ def _figures(plan: Plan, history: History, verdict: Verdict, limit: Limit) -> di
 
 
 def _is_known(operations: list[Operation]) -> bool:
-    # Answered for ever, or told every time that nothing was done.
+    # The key has a final answer, or each answer said that nothing was done.
     return any(operation.bound for operation in operations) or all(o.outcome == FAIL for o in operations)
 
 
 def _latencies(operations: Iterable[Operation]) -> list[float]:
-    """Return the milliseconds of all that was answered, but of what a limit has refused."""
+    """Return the milliseconds of all answers but those refused by a limit."""
     return sorted(1e3 * (o.ended - o.invoked) for o in operations if o.status not in (0, 429))
 
 
@@ -78,10 +80,10 @@ async def ask_limit(client: AsyncTallystick) -> Limit:
 
 def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:
     """
-    Return how a limit was kept by what was sent to use it up; nothing of nothing.
+    Return how exactly a limit was kept against requests that used it up; empty if there are no answers.
 
-    Tokens are taken between sending and answer: they came from the first sending to the last answer at most, and were
-    asked for from the first sending to the last one at least.
+    Tokens are taken between sending and answer. So tokens came at most from the first sending to the last answer, and
+    requests were made at least from the first sending to the last sending.
     """
     answered = [operation for operation in sent if operation.status]
     if not answered:
@@ -100,10 +102,9 @@ def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:
 
 async def probe(client: Client, limit: Limit) -> dict[str, float]:
     """
-    Use up the tokens, wait as told, and return the share of the waits that were true; nobody else may send.
+    Use up the tokens, wait as told, and return the share of waits after which a request passed; nobody else may send.
 
-    A 429 says when there is room again, which is when the next token comes. Nothing where so few connections cannot use
-    the tokens up.
+    A 429 says when the next token comes. Return nothing if so few connections cannot use up the tokens.
     """
     latest = min(math.ceil(1 / limit.rate), WAIT_SECONDS_MAX)
     true = 0

@@ -20,7 +20,7 @@ PROGRAMS = {"overload": overload, "connections": connections, "neighbour": neigh
 
 
 def main(words: list[str]) -> int:
-    """Run the program that the first word names; without one, send a fixed load."""
+    """Run the program that the first word names; if it names none, send a fixed load."""
     named = bool(words) and words[0] in PROGRAMS
     name = words[0] if named else "openloop"
     program = PROGRAMS.get(name, sys.modules[__name__])
@@ -44,7 +44,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(asked: argparse.Namespace) -> int:
-    """Send a fixed load and print the figures, how late the generator was itself among them."""
+    """Send a fixed load and print the figures, which include how late the generator itself was."""
     allow_files(asked.connections)
     target = await prepare(asked.url, [asked.key])
     task = Task(target, asked.workload, asked.connections, asked.seconds, asked.rate)

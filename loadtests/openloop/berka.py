@@ -17,11 +17,11 @@ from tallystick_client import TransferItem
 
 CURRENCY = "CZK"
 ROUNDING = "rounding"
-# The other side of a transfer to or from another bank; one account for each partner bank.
+# The other side of a transfer to or from another bank: one account for each partner bank.
 PARTNER_BANK = "bank:{partner_bank}"
 
-# Who stands on the other side of a row, by (operation, k_symbol). Where the purpose says that the bank itself pays or
-# earns, it decides; otherwise the way the money took does. A pair that is not listed is refused rather than guessed.
+# The other side of a row, by (operation, k_symbol). The purpose decides where it says that the bank itself pays or
+# earns; otherwise the operation decides. A pair that is not listed is refused rather than guessed.
 COUNTER_ACCOUNTS = {
     # operation         purpose           other side
     ("VKLAD", ""): "cash",  # paid in at the counter
@@ -41,7 +41,7 @@ COUNTER_ACCOUNTS = {
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the bank's books, by the names of its columns; *number* counts the rows of the file from 1."""
+    """One line of the bank's books, with the names of its columns; *number* counts the rows of the file from 1."""
 
     number: int
     seq: int
@@ -65,7 +65,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def day(self) -> str:
-        """The day that it counts for, as YYYY-MM-DD; the books are of the nineties."""
+        """The day of the row, as YYYY-MM-DD; the books are from the nineties."""
         return f"19{self.date[:2]}-{self.date[2:4]}-{self.date[4:]}"
 
     @property
@@ -76,7 +76,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def counter_account(self) -> str:
-        """The other side, or ValueError where the row does not say who that is."""
+        """The other side; raises ValueError if the row does not say who that is."""
         pattern = COUNTER_ACCOUNTS.get((self.operation, self.k_symbol))
         if pattern is None:
             raise ValueError(f"no counter account for operation {self.operation!r}, k_symbol {self.k_symbol!r}")
@@ -90,7 +90,7 @@ Book = list[Row]
 
 
 def transfers(row: Row) -> tuple[TransferItem, ...]:
-    """The transfer that a row stands for, and a second one for what the bank rounded away."""
+    """The transfer for a row, and a second one if the bank rounded its balance."""
     key, sign = f"berka:{row.trans_id}", 1 if row.sign == "+" else -1
     moved = _move(key, row, row.counter_account, sign * row.amount_cents)
     if row.rounding_cents == 0:
@@ -127,7 +127,7 @@ def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:
 def books(rows: Iterable[Row]) -> list[Book]:
     """The rows by account, each account in *seq* order, the longest book first."""
     by_account = grouped(sorted(rows, key=lambda row: row.seq), lambda row: row.account)
-    # A book goes one row after the other: a long one that started last would run on alone.
+    # The rows of a book are posted one after the other, so a long book that started last would run on alone.
     return sorted(by_account.values(), key=len, reverse=True)
 
 
@@ -135,7 +135,7 @@ def _rows(reader: "csv.DictReader[str]", rows_max: int | None) -> Iterator[Row]:
     for number, record in enumerate(itertools.islice(reader, rows_max), start=1):
         try:
             row = msgspec.convert({**record, "number": number}, Row, strict=False)
-            # Said while the file is read, not in the midst of posting it.
+            # Raises for a bad row while the file is read, before anything is posted.
             _ = row.counter_account
         except ValueError as error:
             raise NotRunError(f"row {number} of the data file: {error}") from error

@@ -1,4 +1,4 @@
-"""`make connections`: ten thousand callers that are connected all the time and ask now and then."""
+"""`make connections`: ten thousand callers that stay connected and send a request now and then."""
 
 import argparse
 
@@ -22,7 +22,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def run(arguments: argparse.Namespace) -> int:
     screen, count = Screen(), arguments.connections
-    # Before the server starts, which gets its limit from here.
+    # Set before the server starts, which inherits the limit.
     allow_files(count)
     async with own_server() as server:
         target = await prepare(server.url, [await server.create_key("connections")])

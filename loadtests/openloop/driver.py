@@ -1,4 +1,4 @@
-"""Sends what is due on connections that are free, and waits for none of the answers; or sends when it is answered."""
+"""Sends requests when they are due, on free connections, without waiting for answers; or when the last is answered."""
 
 import asyncio
 import itertools
@@ -15,23 +15,23 @@ from loadtests.errors import NotRunError
 from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
 from loadtests.openloop.workloads import Requests, Target
 
-# Seconds after which an answer comes too late to be good.
+# Seconds after which an answer is too late to be good.
 PATIENCE_SECONDS = 1.0
-# Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
-# They count in a run that is shorter than twice that, and where callers wait for answers, who fill no queues.
+# Seconds at the start of a run in which its queues fill, so that answers then say little about later ones. They count
+# in a run shorter than twice that, and where callers wait for answers and so fill no queues.
 SETTLING_SECONDS = 1.0
-# Seconds that a request waits for a free connection before it is given up: its caller is busy with another one. A
-# longer queue in here would send only what is old already, and measure itself.
+# Seconds that a request waits for a free connection before it is given up. With a longer queue, the generator would
+# send only old requests, and measure itself.
 WAIT_SECONDS = 0.01
-# Connections made at once: as many as a listener's queue surely holds.
+# Connections opened at once: as many as a listener's queue surely holds.
 CONNECTING_MAX = 64
-# Seconds between looks at what is due; how late a request can be sent for that.
+# Seconds between checks for due requests, which is how late a request may be sent.
 TICK_SECONDS = 0.001
-# Seconds that requests under way get to be answered when a run is over.
+# Seconds for requests under way to be answered when a run is over.
 DRAIN_SECONDS = 5.0
-# Seconds before a connection that has ended is made again: a server that refuses is not asked all the time.
+# Seconds before a connection that ended is opened again, so that a server that refuses is not asked constantly.
 RECONNECT_SECONDS = 0.1
-# Seconds that the requests before a run may take in all, and how many of them are under way at once.
+# Seconds for all requests before a run, and how many of them are under way at once.
 FIRST_SECONDS_MAX = 60.0
 FIRST_CONNECTIONS = 64
 REFUSALS = (429, 503)
@@ -41,9 +41,10 @@ class Task(NamedTuple):
     """
     One run.
 
-    `rate` is in requests a second, sent at instants that are fixed beforehand; None sends on each connection when it is
-    answered. There can be as many requests under way as there are `connections`; each has keys of its own, and one only
-    where there are no more keys than connections. `core` is where a process of its own is kept.
+    `rate` is in requests a second, at instants that are fixed beforehand; None sends on each connection as soon as the
+    last request is answered. At most `connections` requests are under way. The API keys are shared out among the
+    connections; if there are no more keys than connections, each connection uses one key. `core` is the CPU core of the
+    run's process.
     """
 
     target: Target
@@ -56,7 +57,7 @@ class Task(NamedTuple):
 
 
 class Driver:
-    """A generator in this process: connected while its body runs. `name` begins the keys of its requests."""
+    """Generates load from this process, and is connected while its body runs. `name` is the prefix of its keys."""
 
     def __init__(self, task: Task) -> None:
         self.name = uuid.uuid4().hex[:12]
@@ -67,12 +68,12 @@ class Driver:
         self._patience_seconds = math.inf if task.rate is None else PATIENCE_SECONDS
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
-        # Numbers and instants of requests that are due and found no free connection.
+        # Numbers and due instants of requests that are waiting for a free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
         self._settled = 0.0
         self._closed_loop = False
-        # Whether nothing is sent any more.
+        # Whether sending has ended.
         self._over = False
         self._closed = False
         self._number = 0
@@ -110,7 +111,7 @@ class Driver:
                         raise NotRunError(f"a request before the run was answered {answer.status} {answer.response}")
 
     async def run(self) -> Results:
-        """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""
+        """Send requests, at the instants of a Poisson process if there is a rate; then wait for the last answers."""
         clock, results, rate = time.perf_counter, self.results, self._task.rate
         arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
@@ -128,7 +129,7 @@ class Driver:
                 self._number += 1
                 due += arrivals.expovariate(rate or 1)
             self._serve(now)
-            # Callers that wait for their answers are not waited for.
+            # Without a rate, callers send from their connections' callbacks, and this only waits for the end.
             await asyncio.sleep(end - now if rate is None else TICK_SECONDS if due > now else 0)
             now = clock()
         if self._closed_loop:

@@ -1,4 +1,4 @@
-"""Generators in processes of their own: they begin when all are connected, and hand over what they have counted."""
+"""Runs generators in separate processes, which begin when all are connected and return their counts."""
 
 import asyncio
 import multiprocessing
@@ -23,15 +23,16 @@ from loadtests.openloop.workloads import PREFIX, Target
 from loadtests.processes import cpu_times, cpu_used, family, keep_to
 
 ACCOUNTS = 1_000
-# Files of a process that are no connections.
+# Open files of a process besides its connections.
 OTHER_FILES = 128
-# Cores from which on generators get some for themselves. On fewer everything shares what there is, as the kernel likes.
+# Number of cores from which on generators get their own. With fewer, all processes share the cores as the kernel
+# decides.
 PINNING_CORES = 4
-# Generators where there are as many cores.
+# Generators if there are that many cores.
 GENERATORS = 2
-# Seconds beside those of a run: the interpreter starts, connections are made, what is under way is answered.
+# Seconds beside those of a run: the interpreter starts, connections are opened, the last requests are answered.
 MARGIN_SECONDS = 90.0
-# A fresh interpreter: a copy of this one would have its loop and its connections.
+# Starts a new interpreter, because a fork would copy the event loop and the connections.
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -49,7 +50,7 @@ def account_names(number: int) -> list[str]:
 
 
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
-    """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
+    """Open the accounts of runs, without floors, in the ledger of each key, unless they exist."""
     if address_of(url).scheme == "https":
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
     names = account_names(accounts)
@@ -61,7 +62,7 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
 
 @asynccontextmanager
 async def apart(tasks: Sequence[Task]) -> AsyncIterator[list["asyncio.Future[tuple[Results, list[float]]]"]]:
-    """Have a process for each task, which begin when all are connected; yields what `_work` will return of each."""
+    """Run each task in its own process; all begin when all are connected. Yields futures of the results of `_work`."""
     connected, loop = _PROCESSES.Barrier(len(tasks) + 1), asyncio.get_running_loop()
     with ProcessPoolExecutor(len(tasks), _PROCESSES, _get_ready, (connected,)) as pool:
         running = [loop.run_in_executor(pool, _work, task) for task in tasks]
@@ -73,19 +74,19 @@ async def apart(tasks: Sequence[Task]) -> AsyncIterator[list["asyncio.Future[tup
 
 
 class _Share:
-    """What a process of generators was given when it began."""
+    """Data that a generator process gets when it starts."""
 
     connected: Barrier
 
 
 def _get_ready(connected: Barrier) -> None:
-    # Ctrl-C reaches the whole group; these processes end with their tasks.
+    # Ctrl-C reaches the whole process group; these processes end with their tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Share.connected = connected
 
 
 def _work(task: Task) -> tuple[Results, list[float]]:
-    """Return the results, and the seconds of user and of system time that they took."""
+    """Return the results, and the seconds of user and system time that the run took."""
 
     async def run_when_connected() -> tuple[Results, list[float]]:
         async with Driver(task) as driver:
@@ -111,21 +112,21 @@ def cores() -> list[int | None]:
 
 
 def leave_cores(roots: Sequence[int]) -> None:
-    """Keep these processes and all that they have started off the cores of the generators."""
+    """Keep these processes and all their children off the cores of the generators."""
     taken = {core for core in cores() if core is not None}
     if taken:
         keep_to(os.sched_getaffinity(0) - taken, [pid for root in roots for pid in family(root)])
 
 
 async def run_apart(task: Task) -> Run:
-    """Make one run, in one process where it has a rate."""
+    """Make one run in separate processes; a run with a rate has one."""
     roots = task.target.roots
     chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
     leave_cores(roots)
     keys = task.target.keys
     parts = [
         task._replace(
-            # Each begins with another key.
+            # Each generator begins with a different key.
             target=task.target._replace(keys=keys[number:] + keys[:number]),
             seed=task.seed + number,
             connections=task.connections // len(chosen) + (number < task.connections % len(chosen)),

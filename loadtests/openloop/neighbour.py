@@ -1,4 +1,4 @@
-"""`make neighbour`: what a caller notices of another one that sends ten times what its limit allows."""
+"""`make neighbour`: what one caller notices while another sends ten times what its limit allows."""
 
 import argparse
 import asyncio
@@ -11,17 +11,17 @@ from loadtests.openloop.generator import apart, prepare
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
-# Requests a second of the caller who keeps to the limits, and the limit of the other one.
+# Requests a second of the quiet caller, and the limit of the noisy one.
 QUIET_RATE = 200.0
 LIMIT = 200
 FLOOD = 10
 QUIET_CONNECTIONS = 64
 NOISY_CONNECTIONS = 256
-# Tokens of the noisy one: half a second of its rate, so that it is at its limit soon.
+# Burst of the noisy caller: half a second of its rate, so that it soon reaches its limit.
 BURST = LIMIT // 2
-# Seconds that the noise lasts before and after what is measured.
+# Seconds that the noise lasts before and after the measured time.
 LEAD_SECONDS = 0.5
-# By how much the flood may move the quiet caller's p99, beside what the limit allows the other one: a fifth.
+# Bar for the quiet caller's p99 beside the flood, as a multiple of that beside a caller at its limit.
 MOVE_MAX = 1.2
 
 
@@ -35,7 +35,7 @@ async def run(arguments: argparse.Namespace) -> int:
     async with own_server() as server:
         key = await server.create_key("quiet")
         quiet = await prepare(server.url, [key])
-        # Opened with a key that may; the flood comes with one that has the limit.
+        # Accounts are opened with a generous key; the flood uses a key that has the limit.
         noisy = await prepare(server.url, [await server.create_key("noisy")], 10)
         noisy = noisy._replace(keys=[await server.create_key("noisy", ("--rate", f"{LIMIT}/s", "--burst", str(BURST)))])
         await server.warm(key)
@@ -56,5 +56,5 @@ async def run(arguments: argparse.Namespace) -> int:
         f"p99, medians of {arguments.rounds}: {alone} ms alone, {fair} ms beside a caller at its limit of {LIMIT}/s,"
         f" {flooded} ms beside one at {FLOOD} times that: {flooded / alone:.2f} and {flooded / fair:.2f} times as much"
     )
-    # What its limit allows the other one is no noise.
+    # Traffic that the limit allows is not counted as noise: the flood is compared with it.
     return GOOD if flooded / fair <= MOVE_MAX else FAILED

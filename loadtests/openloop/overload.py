@@ -1,8 +1,8 @@
 """
-`make overload`: what a server of one's own does at 1, 2, 5 and 10 times the load it can take, and afterwards.
+`make overload`: measure a new server at 1, 2, 5 and 10 times the load that it can take, and afterwards.
 
-All runs but those of callers that wait for their answers are open-loop: arrivals are fixed beforehand. What was refused
-must not have been executed, what was answered must be there, and the books must be right.
+All runs are open-loop, with arrivals that are fixed beforehand, except those of callers that wait for their answers.
+Refused requests must not have been executed, answered ones must be in the ledger, and the books must be right.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from loadtests.servers import own_server
 from tallystick_client import ProblemError
 
 FACTORS = (1, 2, 5, 10)
-# Share of the peak that must come through at a factor.
+# Share of the peak that must be answered in time, by factor.
 BARS: dict[float, float] = {2: 0.95, 5: 0.90, 10: 0.80}
-# Callers that wait for their answers: the search for the peak begins at the best of these.
+# Numbers of callers that wait for their answers: the search for the peak begins at the best result of these.
 CALLERS = (256, 512, 1_024)
-# Rates at which the peak is looked for, of what the callers came to: from the first on downwards.
+# Rates at which the peak is searched, as shares of that result, from the highest downwards.
 PEAK_TRIED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
-# What a rate must keep to be the peak: share of requests without a good answer, milliseconds of the answers' p99.
+# What a rate must meet to be the peak: share of requests without a good answer, and p99 in milliseconds.
 PEAK_FAILED = 0.001
 PEAK_P99_MS = 250.0
 CONNECTIONS = 4_000
-# Connections of the runs that are no flood.
+# Connections of the runs below the peak.
 CALM_CONNECTIONS = 256
-# Of the peak: a load at which nothing waits.
+# Share of the peak at which nothing waits.
 UNLOADED = 0.3
-# Of the peak, after the flood: nearly all of what the server can take.
+# Share of the peak after the flood: nearly all that the server can take.
 AFTERWARDS = 0.7
-# Requests whose fate is compared with the ledger, of each kind and run.
+# Requests that are compared with the ledger, for each outcome and run.
 CHECKED_MAX = 500
 MIB = 1024 * 1024
 
@@ -53,7 +53,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(asked: argparse.Namespace) -> int:
-    """Measure the curve; FAILED when a bar is missed or a promise broken."""
+    """Measure the curve; return FAILED if a bar is missed or a promise is broken."""
     screen = Screen()
     curve, audit = await measure_own(screen, **vars(asked))
     screen.say(aligned(runs_table(asked.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
@@ -66,12 +66,12 @@ async def run(asked: argparse.Namespace) -> int:
 async def measure_own(
     screen: Screen, workload: str, seconds: float, *, connections: int = CONNECTIONS, pin: bool = False
 ) -> "tuple[Curve, Done]":
-    """Measure a curve on a server of its own; return it and the audit."""
+    """Measure a curve on a new server; return it and the audit."""
     allow_files(connections)
     cores = os.sched_getaffinity(0)
     async with own_server() as server:
         if pin:
-            # The server and all it has started get the first core, this process the others.
+            # The server and its children get the first core, this process the others.
             keep_to({min(cores)}, family(server.pid))
             keep_to(cores - {min(cores)} or cores, [os.getpid()])
         try:
@@ -89,10 +89,10 @@ async def measure_own(
 
 class Curve:
     """
-    The runs of one curve and what they came to; a task says what they have in common, and *worker* is a process.
+    Measures the runs of one curve. The task says what they have in common; *worker* is the server's worker process.
 
-    `steps`: the figures of the runs, with their names. `missed`: bars that were missed. `lies`: requests that were told
-    something else than the ledger says.
+    `steps`: the figures of the runs, with their names. `missed`: bars that were missed. `lies`: requests whose answer
+    contradicts the ledger.
     """
 
     def __init__(self, task: Task, worker: int, screen: Screen) -> None:
@@ -115,12 +115,14 @@ class Curve:
             step["of_unloaded_p99"] = step["p99"] / unloaded["p99"] if unloaded["p99"] else None
 
     async def _find_peak(self, most: float) -> float:
-        """Return the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
+        """
+        Return the highest rate, from *most* downwards, that the server can serve; only its run stays among the steps.
+        """
         for share in PEAK_TRIED:
             run = await self._run("peak", share * most, self._task.connections)
             if run["failing"] <= PEAK_FAILED and run["p99"] <= PEAK_P99_MS:
                 break
-            # Where none was served, the last one that was tried is taken.
+            # If no rate was served, the last one is taken.
             if share != PEAK_TRIED[-1]:
                 self.steps.pop()
         return float(self.steps[-1]["per_second"])
@@ -136,7 +138,7 @@ class Curve:
         return found
 
     async def _check(self, run: str, results: Results) -> None:
-        """Compare what some requests were told with what the ledger says."""
+        """Compare the answers to some requests with the ledger."""
         target, workload = self._task.target, self._task.workload
         async with patient(target.url, target.keys[0]) as ledger:
 

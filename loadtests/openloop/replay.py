@@ -1,9 +1,10 @@
 """
-Feed a real bank's books through the HTTP API and hold every answer against the bank's own figures.
+Post a real bank's books through the HTTP API and compare every answer with the bank's own figures.
 
-After each row, posted with the bank's own date, the account's balance is the bank's. The sum of all balances is zero.
-By the bank's dates, each account stood at the end of each month where the bank says. Everything is posted again under
-the same keys: the same answers, marked as replayed, and no account has changed. Last comes the audit.
+After each row, posted with the bank's date, the account's balance must be the bank's. The sum of all balances must be
+zero. By the bank's dates, each account must have the bank's balance at the end of each month. Then everything is posted
+again under the same keys: it must get the same answers, marked as replayed, and change no account. A server that was
+started for the replay is audited at the end.
 """
 
 import argparse
@@ -32,7 +33,7 @@ KEY_VARIABLE = "TALLYSTICK_KEY"
 DATA = PROJECT.parent / "shared" / "data" / "berka" / "replay.csv.gz"
 # Accounts that are posted to at once.
 IN_FLIGHT = 16
-# Enough to see a pattern; more of the same would only hide it.
+# Mismatches that are shown: enough to see a pattern.
 MISMATCHES_MAX = 20
 T = TypeVar("T")
 
@@ -42,9 +43,9 @@ Check = Callable[[Row, TransferItem, TransferResult, Transfer], None]
 
 class Replay:
     """
-    Both passes over the same books.
+    Makes both passes over the same books.
 
-    An account's rows go one after the other; many accounts are on their way at once. `mismatches`: what did not hold.
+    Posts an account's rows one after the other, and many accounts at once. `mismatches`: what did not match.
     """
 
     def __init__(self, ledger: AsyncTallystick, rows: Sequence[Row], screen: Screen) -> None:
@@ -53,7 +54,7 @@ class Replay:
         self._ledger = ledger
         self._books = books(rows)
         every = (transfer for row in rows for transfer in transfers(row))
-        # Each once, in the order in which it first appears.
+        # Each account once, in the order in which they first appear.
         self._names = list(dict.fromkeys(name for each in every for name in (each.source, each.destination)))
         self._screen = screen
         # Hashes of the first answers, by key.
@@ -68,7 +69,7 @@ class Replay:
             self.mismatches.append(f"{what}: expected {expected}, got {got}")
 
     async def run(self) -> None:
-        """Make both passes, and the checks behind each."""
+        """Make both passes, and the checks after each."""
         await open_accounts(self._ledger, self._names, CURRENCY)
         self._screen.say(f"{len(self._names)} accounts are open")
         await self._post_all("first pass", self._check_first)
@@ -82,7 +83,7 @@ class Replay:
             self._expect(f"account {name} after the replay", before.get(name), after.get(name))
 
     async def _read_accounts(self, when: str) -> dict[str, str]:
-        """Return how every account stands; in each currency what some have is what the others lack."""
+        """Return the balance of every account; the balances of each currency must sum to zero."""
         sums: Counter[str] = Counter()
         found = {}
         async for account in self._ledger.accounts.list():
@@ -100,8 +101,10 @@ class Replay:
         self._screen.say(f"{name}: {posted:,} transfers in {seconds:.1f} s, {posted / seconds:,.0f}/s{early}")
 
     async def _check_months(self) -> None:
-        """At the end of each month an account stood where the bank says, by the bank's dates and not by ours."""
-        # The last row of each month stands for its end.
+        """
+        Check that each account stood where the bank says at the end of each month, by the bank's dates and not ours.
+        """
+        # The last row of each month gives the balance at its end.
         ends = [end for book in self._books for end in {row.month_end: row for row in book}.items()]
 
         async def check(end: tuple[datetime, Row]) -> None:
@@ -125,7 +128,7 @@ class Replay:
                 if len(self.mismatches) >= MISMATCHES_MAX:
                     return
                 if result.transfer is None:
-                    # A payment that the bank made was refused.
+                    # The bank made this payment and the ledger refused it.
                     self.mismatches.append(f"{row}, key {transfer.key}: {result.problem}")
                 else:
                     check(row, transfer, result, result.transfer)
@@ -134,7 +137,7 @@ class Replay:
             self._screen.progress(f"{name}: {self.transfers:,} transfers, {len(self.mismatches)} mismatches")
 
     def _check_first(self, row: Row, transfer: TransferItem, _: TransferResult, posted: Transfer) -> None:
-        """After each row the account must stand where the bank says it stood."""
+        """Check that the account's balance after this row is the bank's."""
         self._answers[transfer.key] = hash(msgspec.json.encode(posted))
         asked = (transfer.source, transfer.destination, transfer.amount)
         self._expect(f"{row}, the transfer", asked, (posted.source, posted.destination, posted.amount))
@@ -143,7 +146,7 @@ class Replay:
             self._expect(f"{row}, balance", row.bank_balance_cents, balance)
 
     def _check_again(self, row: Row, transfer: TransferItem, result: TransferResult, posted: Transfer) -> None:
-        """Each must get its first answer, marked as replayed."""
+        """Check that the answer is the first one, marked as replayed."""
         what = f"{row}, key {transfer.key} again"
         if not result.replayed:
             self._expect(what, "a replayed answer", "one not marked as such")
@@ -152,15 +155,15 @@ class Replay:
 
 
 async def _at_once(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do the work of all items, IN_FLIGHT at once."""
+    """Do the work for all items, IN_FLIGHT at once."""
     waiting = iter(items)
 
     async def worker() -> None:
-        # The iterator is shared: each item is taken by the next worker that is free.
+        # The workers share the iterator: the next free worker takes the next item.
         for item in waiting:
             await work(item)
 
-    # The workers fail alike; the first error says what happened.
+    # All workers fail for the same reason; the first error says what happened.
     await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
 
 
@@ -174,7 +177,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(asked: argparse.Namespace) -> int:
-    """Replay as it is asked for; FAILED when a check failed."""
+    """Replay the books; return FAILED if a check failed."""
     screen = Screen()
     if asked.url and not asked.key:
         raise NotRunError(f"--url needs --key or {KEY_VARIABLE}")

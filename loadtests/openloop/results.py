@@ -1,4 +1,4 @@
-"""What is counted during a run, and the figures that come of it."""
+"""Counts what happens during a run, and makes figures of it."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields
 from loadtests.client import BROKEN
 from loadtests.figures import Column, Run, percent, quantile
 
-# What became of a request.
+# The possible outcomes of a request.
 ANSWERED, REFUSED, UNKNOWN = range(3)
-# What is shown of each run of a curve of overload.
+# Columns that are shown for each run of an overload curve.
 CURVE = (
     Column("due a second", "offered"),
     Column("good a second", "per_second"),
@@ -27,13 +27,13 @@ CURVE = (
 @dataclass
 class Results:
     """
-    Counts of a run while it lasts; `fates` by the numbers of requests, times from the instant a request was due.
+    Holds the counts of a run; `fates` is by the numbers of requests. Times count from when a request was due.
 
-    `good` is what was answered 2xx in time, `counted` those among them that were answered within the `window`: while
-    requests were sent, and since the run had settled. `late` is what was answered 2xx when its caller had lost
-    patience, `refused` 429 and 503, `failed` all other answers, `broken` what had none because its connection ended,
-    `gave_up` what found no free connection in time and was never sent. `lags` is by how much the generator itself sent
-    late when a connection was free.
+    `good` are the 2xx answers in time, and `counted` those among them within the `window`: while requests were sent,
+    and after the run had settled. `late` are the 2xx answers after their caller gave up, `refused` are 429 and 503,
+    `failed` all other answers, `broken` the requests whose connection ended before an answer, `gave_up` those that
+    found no free connection in time and were never sent. `lags` are the delays of the generator itself when a
+    connection was free.
     """
 
     fates: dict[int, int] = field(default_factory=dict)
@@ -64,10 +64,10 @@ class Results:
 
     def figures(self) -> Run:
         """
-        Return the figures, as all reports keep them; latencies are in milliseconds.
+        Return the figures as all reports keep them; latencies are in milliseconds.
 
-        `per_second` are good answers a second within the window. Where `lag_p99`, the generator's own lateness, is
-        much, a run says little about the server.
+        `per_second` are good answers a second within the window. If `lag_p99`, the generator's own delay, is large, the
+        run says little about the server.
         """
         seconds, latencies = max(self.seconds, 1e-9), sorted(self.latencies)
         bad = self.late + self.refused + self.failed + self.broken + self.gave_up

@@ -1,4 +1,4 @@
-"""The requests of a run, as bytes: what can be made beforehand is, the others when they are due."""
+"""Makes the requests of a run as bytes: beforehand where possible, otherwise when they are due."""
 
 import json
 import random
@@ -7,24 +7,24 @@ from typing import NamedTuple
 
 from loadtests.client import address_of
 
-# Keys that are asked for again and again by `replay`.
+# Idempotency keys that `replay` sends again and again.
 REPLAYED_KEYS = 2_000
-# Transfers of one bulk: half of what one may have.
+# Transfers of one bulk: half of the most that a bulk may have.
 BULK_TRANSFERS = 500
-# The first part of the accounts' ids.
+# Prefix of the accounts' ids.
 PREFIX = "load"
-# Of `mixed`, one request in so many is a read.
+# In `mixed`, one request in this many is a read.
 READ_ONE_IN = 5
-# Those that a load at a fixed rate can be made of.
+# Workloads for a load at a fixed rate.
 NAMES = ("read", "post", "hot", "mixed")
 
 
 class Target(NamedTuple):
     """
-    Where requests go: all ledgers have the same accounts.
+    Where requests go. All ledgers have the same accounts.
 
-    Each of the first `ledgers` API keys opens another one, and so do the next ones again; 0 is a ledger for each key.
-    `roots` are the processes whose CPU time is counted, with that of their children.
+    The API keys belong to the first `ledgers` ledgers in turn; 0 means a ledger for each key. CPU time is counted for
+    the processes in `roots` and their children.
     """
 
     url: str
@@ -44,10 +44,10 @@ def is_write(workload: str, number: int) -> bool:
 
 class Requests:
     """
-    The requests of a workload; the same seed makes the same ones, with keys of the run.
+    Makes the requests of a workload. The same seed makes the same requests, with the run's own idempotency keys.
 
-    `first`: sent before the run, so that there is something to ask for again, and caches are as full as they get.
-    `make`: makes a request by its number and the number of its API key.
+    `first`: sent before the run, so that `replay` has keys to repeat and caches are full.
+    `make`: makes a request from its number and the number of its API key.
     """
 
     def __init__(self, workload: str, target: Target, run: str, seed: int) -> None:
@@ -62,7 +62,7 @@ class Requests:
         self._gets = [f"GET /v1/accounts/{name}{rest} HTTP/1.1\r\n".encode() for name in target.accounts]
         self.make: Callable[[int, int], bytes] = getattr(self, workload)
         if workload in ("read", "statement"):
-            # Each once: what is measured finds in a cache what can be there. Keys too are looked up beforehand.
+            # Reads each account once, so that the measured reads find the cache full. This also looks up the keys.
             ledgers = target.ledgers or len(target.keys)
             self.first += [get + end for end in self._ends[:ledgers] for get in self._gets]
             self.first += [self._gets[0] + end for end in self._ends[ledgers:]]

@@ -1,4 +1,4 @@
-"""Books in which everything has happened that can be exported, and what makes two exports the same."""
+"""Makes random books with everything that can be exported, and compares exports."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ from tests.support.postgres import administer
 from tests.support.service import Service, in_process
 
 LEDGER = "original"
-# An account whose id begins another's, one that hledger might take for a date, and two currencies.
+# An account whose id is a prefix of another's, one that hledger might take for a date, and accounts in two currencies.
 ACCOUNTS = {
     "world": "EUR",
     "customer": "EUR",
@@ -52,10 +52,10 @@ KINDS = ("transfer", "hold", "capture", "void", "expiry", "reversal")
 
 class Maker:
     """
-    Makes a book at random, of which every step is one that a caller or the service can take.
+    Makes a random book; each step is one that a caller or the service can take.
 
     Args:
-        seed: Decides all of it.
+        seed: Decides all random choices.
     """
 
     def __init__(self, service: Service, client: Client, clock: BooksClock, seed: int) -> None:
@@ -63,17 +63,17 @@ class Maker:
         self._client = client
         self._clock = clock
         self._random = random.Random(seed)
-        # By id.
+        # Ids of holds, and of transfers that moved money.
         self._holds: list[str] = []
         self._moved: list[str] = []
         self.posted: Counter[str] = Counter()
 
     async def make(self, steps: int, *, limits: bool) -> None:
         """
-        Open the accounts, take so many steps, and see to it that each kind of transfer is there.
+        Open the accounts, take so many steps, and make sure that there is each kind of transfer.
 
         Args:
-            limits: Whether limits change meanwhile.
+            limits: Whether accounts' limits change in between.
         """
         for account, currency in ACCOUNTS.items():
             floor = None if account.startswith("world") else -50
@@ -87,7 +87,7 @@ class Maker:
             await self._make_one(kind)
         if not limits:
             return
-        # Limits that the past does not keep to, and an account that takes nothing any more.
+        # Limits that past balances violate, and an account that is closed.
         await self._client.send(
             "PATCH", "/v1/accounts/customer", {"floor": 1_000_000, "metadata": {"b": "2", "a": "1"}}
         )
@@ -127,7 +127,7 @@ class Maker:
     async def _post(self, **fields: object) -> Answer:
         currency = self._random.choice(("EUR", "EUR", "EUR", "X1Y"))
         source, destination = self._random.sample([a for a, c in ACCOUNTS.items() if c == currency], 2)
-        # Some are refused; they are no part of an export.
+        # Some are refused; an export does not contain them.
         body: dict[str, Any] = {
             "source": source,
             "destination": destination,
@@ -161,7 +161,7 @@ class Maker:
             await self._send(f"/v1/transfers/{self._random.choice(self._moved)}/reverse", {"amount": amount})
 
     async def _expire(self) -> None:
-        """Let time pass, and sometimes have what expired meanwhile posted, as the service does sooner or later."""
+        """Advance the clock, and sometimes post the holds that expired, as the service does sooner or later."""
         await self._clock.advance(self._random.choice((31, 3601)))
         if self._random.random() < 0.3:
             return
@@ -194,7 +194,7 @@ class Maker:
 
 @asynccontextmanager
 async def made_book(database_url: str, seed: int, *, limits: bool = True) -> AsyncIterator[Counter[str]]:
-    """Make a book in LEDGER and lend what it has of each kind; the clock of the database stays as far on as it came."""
+    """Make a book in LEDGER and yield its numbers of transfers by kind; the database's clock stays advanced."""
     async with in_process(database_url) as service, moved_clock(database_url, None) as clock:
         maker = Maker(service, await service.client(LEDGER), clock, seed)
         await maker.make(STEPS, limits=limits)
@@ -202,7 +202,7 @@ async def made_book(database_url: str, seed: int, *, limits: bool = True) -> Asy
 
 
 async def export(database_url: str, ledger: str, layout: str, folder: Path, *words: str) -> bytes:
-    """Return what `tallystick export` writes."""
+    """Return the output of `tallystick export`."""
     file = folder / f"{ledger}.{layout}"
     end = await call(
         *("export", "--ledger", ledger, "--format", layout, "--output", str(file), *words), database_url=database_url
@@ -212,7 +212,7 @@ async def export(database_url: str, ledger: str, layout: str, folder: Path, *wor
 
 
 def same(jsonl: bytes) -> list[dict[str, Any]]:
-    """Return the records of an export without ids of transfers and instants of posting, which are a ledger's own."""
+    """Return the records of an export without transfer ids and posting instants, which differ between ledgers."""
     records = [orjson.loads(line) for line in jsonl.splitlines()]
     for record in records:
         record.pop("created_at")

@@ -1,4 +1,4 @@
-"""How books are written: in order, whole, to where they were asked for."""
+"""Books are exported in order and completely, to the requested place."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
 def row(
     number: int, sides: str, versions: tuple[int | None, int | None], parent: str | None = None
 ) -> ExportedTransfer:
-    """Return a transfer with its number as id and key."""
+    """Return a transfer with its number as id and its key."""
     return ExportedTransfer(
         place=NOW,
         id=UUID(int=number),
@@ -57,12 +57,12 @@ def row(
     ],
 )
 def test_the_order_of_a_batch(batch: list[ExportedTransfer], order: str) -> None:
-    """What was posted at one instant is told apart by versions and parents, and otherwise by id."""
+    """Transfers of one instant are ordered by versions and parents, and otherwise by id."""
     assert "".join(each.key or "" for each in in_order(batch)) == order
 
 
 async def test_standard_output(database_url: str, tmp_path: Path) -> None:
-    """The bytes are the same as those of a file, whatever the locale."""
+    """Standard output gets the same bytes as a file, whatever the locale."""
     async with in_process(database_url) as service:
         client = await service.client("books")
         await client.fund("a", 5)
@@ -75,7 +75,9 @@ async def test_standard_output(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_where_it_cannot_be_written(database_url: str, tmp_path: Path) -> None:
-    """A full disk, a folder there is not and a ledger there is not end it; a file that was there stays as it was."""
+    """
+    A full disk, a missing folder, a missing ledger or a bad instant is an error, and an existing file stays unchanged.
+    """
     async with in_process(database_url) as service:
         await (await service.client("books")).fund("a", 5)
     file = tmp_path / "books.csv"
@@ -97,7 +99,7 @@ async def test_where_it_cannot_be_written(database_url: str, tmp_path: Path) -> 
 
 
 async def test_a_reader_that_goes(database_url: str, tmp_path: Path) -> None:
-    """Whoever has read enough ends it, without a word, like a program that SIGPIPE has ended."""
+    """If the reader closes the pipe, the export ends without a message, with the exit code of SIGPIPE."""
     async with in_process(database_url) as service:
         client = await service.client("books")
         await client.fund("a", 5)
@@ -115,7 +117,7 @@ async def test_a_reader_that_goes(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_days(database_url: str, tmp_path: Path) -> None:
-    """A day stands for its beginning in UTC."""
+    """A day means its beginning in UTC."""
     async with in_process(database_url) as service:
         await (await service.client("books")).fund("a", 5)
     every = await export(database_url, "books", "jsonl", tmp_path, "--from", "2001-01-01", "--to", "2999-01-01")
@@ -124,7 +126,7 @@ async def test_days(database_url: str, tmp_path: Path) -> None:
 
 
 class Terminal:
-    """Takes what is printed, as a terminal."""
+    """Records what is printed, and says that it is a terminal."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -140,7 +142,7 @@ class Terminal:
 
 
 def test_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It shows how much is done, and leaves nothing behind; elsewhere than on a terminal there is none."""
+    """The bar shows progress and then removes itself; where output is no terminal there is none."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     bar = Bar("import")

@@ -1,4 +1,4 @@
-"""Books that are exported as a journal are the same books to hledger, a program that others have written."""
+"""A journal that is exported has the same balances in hledger, an independent program."""
 
 import asyncio
 import csv
@@ -18,7 +18,7 @@ _AMOUNT = re.compile(r'(-?[0-9]+) (?:"([A-Z0-9]+)"|([A-Z]+))')
 
 
 async def hledger(journal: Path, *words: str) -> str:
-    """Run the program over a journal and return what it says."""
+    """Run hledger over a journal and return its output."""
     child = await asyncio.create_subprocess_exec(
         *(program("hledger"), "-f", str(journal), *words),
         env={**os.environ, "LC_ALL": "C.UTF-8"},
@@ -31,7 +31,7 @@ async def hledger(journal: Path, *words: str) -> str:
 
 
 async def balances(journal: Path, *words: str) -> dict[str, int]:
-    """Return the balances that the program finds, each with its currency checked."""
+    """Return hledger's balances, after a check of each currency."""
     found = {}
     text = await hledger(journal, "balance", "--flat", "--empty", "--no-total", "--output-format", "csv", *words)
     for account, amount in list(csv.reader(io.StringIO(text)))[1:]:
@@ -46,7 +46,7 @@ async def balances(journal: Path, *words: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_it_agrees(database_url: str, tmp_path: Path, seed: int) -> None:
-    """It knows all accounts, and finds every balance to the last unit, that of today and that of a day long ago."""
+    """hledger finds all accounts and every balance to the last unit, today and on a day long ago."""
     program("hledger")
     async with made_book(database_url, seed):
         await export(database_url, LEDGER, "hledger", tmp_path)
@@ -77,7 +77,7 @@ async def test_it_agrees(database_url: str, tmp_path: Path, seed: int) -> None:
 
 
 async def test_the_widest_numbers(database_url: str, tmp_path: Path) -> None:
-    """No amount is rounded."""
+    """The largest amounts are not rounded."""
     program("hledger")
     edge = 2**63 - 1
     async with in_process(database_url) as service:

@@ -1,4 +1,4 @@
-"""Books that were exported and imported are the same books, whatever happened meanwhile."""
+"""Books that were exported and imported are the same books, whatever happens in between."""
 
 import os
 import signal
@@ -16,31 +16,33 @@ from tests.support.command import NO_REDIS, Ended, call, run
 from tests.support.postgres import administer
 from tests.support.service import in_process
 
-# What tells where an account stands.
+# The fields that describe an account's state.
 STANDS = ("balance", "held_in", "held_out", "available", "floor", "ceiling", "closed", "currency", "metadata")
-# More than two bulks.
+# More transfers than two bulks hold.
 MANY = 1_200
 
 
 async def imported(database_url: str, ledger: str, file: Path) -> Ended:
-    """Import a file into a ledger and return what the command left behind."""
+    """Import a file into a ledger and return the command's result."""
     return await call("import", str(file), "--ledger", ledger, database_url=database_url, redis_url=NO_REDIS)
 
 
 async def stands(client: Client) -> Mapping[str, Any]:
-    """Return where all accounts of a ledger stand, by id."""
+    """Return the state of all accounts of a ledger, by id."""
     data = (await client.get("/v1/accounts?limit=100")).json["data"]
     return {account["id"]: {name: account.get(name) for name in STANDS} for account in data}
 
 
 @pytest.mark.parametrize(("seed", "layout"), [(0, "csv"), (1, "jsonl"), (2, "csv")])
 async def test_a_copy_is_the_same(database_url: str, tmp_path: Path, seed: int, layout: str) -> None:
-    """Exported, imported into an empty ledger and exported again, books of all kinds are the same."""
+    """
+    Books with all kinds of transfers are the same after an export, an import into an empty ledger and a second export.
+    """
     async with made_book(database_url, seed) as posted:
         original = await export(database_url, LEDGER, "jsonl", tmp_path)
         kinds = [orjson.loads(line)["kind"] for line in original.splitlines()]
         for kind, count in posted.items():
-            # An expiry that nobody has posted is exported too.
+            # An expiry that was not posted yet is exported too.
             assert kinds.count(kind) == count or (kind == "expiry" and kinds.count(kind) > count)
         await export(database_url, LEDGER, layout, tmp_path)
         end = await imported(database_url, "copy", tmp_path / f"{LEDGER}.{layout}")
@@ -55,21 +57,21 @@ async def test_a_copy_is_the_same(database_url: str, tmp_path: Path, seed: int, 
 
 
 async def test_imported_where_it_is(database_url: str, tmp_path: Path) -> None:
-    """Into its own ledger a file brings nothing, and changes nothing."""
+    """An import of a file into its own ledger adds nothing and changes nothing."""
     async with made_book(database_url, 7) as posted:
         before = await export(database_url, LEDGER, "jsonl", tmp_path)
         count = before.count(b'"record":"transfer"')
         await export(database_url, LEDGER, "csv", tmp_path)
         end = await imported(database_url, LEDGER, tmp_path / f"{LEDGER}.csv")
         assert end.code == 0, end
-        # What was due is posted; the service would have done it.
+        # The import posts due expiries, which the service would have done.
         due = before.count(b'"kind":"expiry"') - posted["expiry"]
         assert f"{count} transfers ({count - due} already there)" in end.out
         assert same(await export(database_url, LEDGER, "jsonl", tmp_path)) == same(before)
 
 
 async def test_in_parts(database_url: str, tmp_path: Path) -> None:
-    """What was posted before an instant and from it on, imported one after the other, is all of it."""
+    """Two parts, split at an instant and imported one after the other, make the whole book."""
     async with made_book(database_url, 11, limits=False):
         whole = await export(database_url, LEDGER, "jsonl", tmp_path)
         instants = sorted(r["created_at"] for r in map(orjson.loads, whole.splitlines()) if r["created_at"])
@@ -85,7 +87,7 @@ async def test_in_parts(database_url: str, tmp_path: Path) -> None:
 
 
 def many(folder: Path) -> Path:
-    """Write a file of transfers, each of which needs the money of the one before it, holds and captures among them."""
+    """Write a file in which each transfer needs the money of the one before; it includes holds and captures."""
     lines = ["record,id,key,kind,parent,source,destination,amount,currency,floor,effective_at"]
     lines += [f"account,{name},,,,,,,EUR,{floor}," for name, floor in (("world", ""), ("a", 0), ("b", 0))]
     day = "2020-01-01T00:00:00Z"
@@ -101,7 +103,7 @@ def many(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_killed_and_run_again(database_url: str, tmp_path: Path, name: str) -> None:
-    """An import that is killed goes on where it stopped when it is run again: all of it is there once."""
+    """An import that is killed continues when it is run again, and every transfer is posted once."""
     file = many(tmp_path)
     words = ("import", str(file), "--ledger", "books")
     settings = {"database_url": database_url, "redis_url": NO_REDIS}
@@ -127,7 +129,7 @@ ACCOUNTS = "account,world,,,,,,,EUR,,,\naccount,a,,,,,,,EUR,0,,\naccount,b,,,,,,
 def line(
     key: str, source: str = "world", destination: str = "a", amount: object = 5, currency: str = "EUR", **more: str
 ) -> str:
-    """Return a line of a transfer."""
+    """Return the line of a transfer."""
     kind, parent, at = more.get("kind", ""), more.get("parent", ""), more.get("effective_at", "")
     return f"transfer,,{key},{kind},{parent},{source},{destination},{amount},{currency},,,{at}\n"
 
@@ -175,7 +177,7 @@ def line(
     ],
 )
 async def test_a_bad_file(database_url: str, tmp_path: Path, text: str, error: str) -> None:
-    """Of a file with a wrong line nothing is done, not even a ledger made."""
+    """If a line of a file is malformed, nothing is done, and no ledger is made."""
     file = tmp_path / "bad.csv"
     file.write_text(HEAD + text)
     end = await imported(database_url, "books", file)
@@ -211,7 +213,7 @@ async def test_a_bad_file(database_url: str, tmp_path: Path, text: str, error: s
 async def test_a_line_that_cannot_be_posted(
     database_url: str, tmp_path: Path, text: str, error: str | None, posted: list[str]
 ) -> None:
-    """The line is named with what is wrong, what was posted before stays, and accounts have their floors."""
+    """The error names the line and what is wrong; earlier transfers stay posted, and accounts have their floors."""
     file = tmp_path / "books.csv"
     file.write_text(HEAD + text)
     end = await imported(database_url, "books", file)
@@ -236,7 +238,7 @@ async def test_a_line_that_cannot_be_posted(
     ],
 )
 async def test_a_line_that_the_ledger_contradicts(database_url: str, tmp_path: Path, text: str, error: str) -> None:
-    """What the ledger has is looked at before anything is done: no account is opened, no other line posted."""
+    """The file is compared with the ledger first: on a contradiction, no account is opened and no other line posted."""
     file = tmp_path / "books.csv"
     file.write_text(HEAD + ACCOUNTS.replace("world,,,,,,,EUR,", "world,,,,,,,EUR,0") + line("before") + text)
     async with in_process(database_url) as service:
@@ -256,7 +258,7 @@ async def test_a_line_that_the_ledger_contradicts(database_url: str, tmp_path: P
 
 
 async def test_an_account_with_other_limits(database_url: str, tmp_path: Path) -> None:
-    """An account that is there keeps its limits: the same ones are none of the import's business, others end it."""
+    """An existing account keeps its limits; if the file's limits differ, the import fails."""
     file = tmp_path / "books.csv"
     file.write_text(HEAD + ACCOUNTS + line("k"))
     async with in_process(database_url) as service:
@@ -272,7 +274,7 @@ async def test_an_account_with_other_limits(database_url: str, tmp_path: Path) -
 
 
 async def test_no_file(database_url: str, tmp_path: Path) -> None:
-    """What cannot be read is named."""
+    """The error names a file that cannot be read."""
     end = await imported(database_url, "books", tmp_path / "none.csv")
     assert (end.code, end.err) == (2, f"tallystick: No such file or directory: {tmp_path / 'none.csv'}\n")
     os.mkfifo(tmp_path / "pipe")
@@ -287,7 +289,9 @@ async def test_no_file(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_a_hold_that_is_open_keeps_its_instant(database_url: str, tmp_path: Path) -> None:
-    """It reserves its money in the copy until the very instant, not for as long as it would have from now on."""
+    """
+    In the copy, an open hold reserves its money until its original expiry, not for its full life from the import on.
+    """
     file = tmp_path / "books.jsonl"
     hold: dict[str, Any] = {
         "key": "h",

@@ -1,4 +1,4 @@
-"""The lines of a file: what is taken, and what is named where it is not."""
+"""The lines of a file: which are accepted, and how errors name the others."""
 
 import io
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def read(data: bytes) -> list[Record]:
     [None, "", '"', ",", "two\nlines\r\n", "\r", " x ", "Grüße 🏦", "{", "true", "\\", "'", "null", "\u2028"],
 )
 def test_what_is_written_is_read(layout: Format, description: str | None) -> None:
-    """Each text comes back as it was, an empty one and none at all too."""
+    """Each text, also an empty or a missing one, is read as it was written."""
     data = layout.head + layout.account(ACCOUNT) + layout.transfer(TRANSFER._replace(description=description))
     account, transfer = read(data)
     assert account == Record(
@@ -76,7 +76,7 @@ def test_what_is_written_is_read(layout: Format, description: str | None) -> Non
         effective_at=NOW,
         created_at=NOW,
         release_rest=False,
-        # A transfer has none; in CSV it is written as any other that is none.
+        # A transfer has no floor; CSV writes it like any other missing value.
         floor=transfer.floor,
         reference="x",
         description=description,
@@ -93,7 +93,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
     metadata=st.dictionaries(TEXT.filter(bool), TEXT),
 )
 def test_any_text_is_read_again(description: str | None, reference: str | None, metadata: dict[str, str]) -> None:
-    """Whatever text there is comes back as it was, from both layouts."""
+    """Any text is read as it was written, in both formats."""
     metadata = {name[:40]: value for name, value in metadata.items()}
     row = TRANSFER._replace(description=description, reference=reference, metadata=orjson.dumps(metadata).decode())
     for layout in (CSV, JSONL):
@@ -102,7 +102,7 @@ def test_any_text_is_read_again(description: str | None, reference: str | None, 
 
 
 def test_both_have_the_same_columns() -> None:
-    """What CSV names in its first line, JSON Lines names in each."""
+    """CSV names in its first line the columns that JSON Lines names in each line."""
     assert CSV.head.decode().strip().split(",") == list(COLUMNS) == list(Record.__struct_fields__)
     for record in (JSONL.account(ACCOUNT), JSONL.transfer(TRANSFER)):
         assert list(orjson.loads(record)) == list(COLUMNS)
@@ -125,7 +125,7 @@ def test_both_have_the_same_columns() -> None:
     ],
 )
 def test_forms(data: bytes) -> None:
-    """A file may be written by hand, or by another program."""
+    """Files written by hand or by other programs are accepted."""
     assert read(data) == [Record(key="k", source="a", destination="b", amount=5, currency="EUR")]
 
 
@@ -223,14 +223,14 @@ def test_forms(data: bytes) -> None:
     ],
 )
 def test_what_is_not_taken(data: bytes, text: str) -> None:
-    """The line is named, and what is wrong with it."""
+    """The error names the line and what is wrong with it."""
     with pytest.raises(LineError) as caught:
         read(data)
     assert str(caught.value).startswith(text)
 
 
 def test_floors_of_accounts() -> None:
-    """An account without a word on its floor has that of the API; one whose floor is empty has none."""
+    """An account without a floor column has the API's default floor; one whose floor is empty has no floor."""
     [unsaid] = read(b"record,id,currency\naccount,a,EUR\n")
     [empty] = read(b"record,id,currency,floor\naccount,a,EUR,\n")
     assert (unsaid.floor is not None, empty.floor) == (True, None)

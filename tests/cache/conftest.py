@@ -1,4 +1,4 @@
-"""What tests of the cache share."""
+"""Shared fixtures of the cache tests."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +9,6 @@ import pytest
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder whose path leaves room for the name of a socket."""
+    """A folder with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="ts-") as path:
         yield Path(path)

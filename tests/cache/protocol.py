@@ -1,13 +1,13 @@
 """
 The cache's protocol as a model small enough to search: one account, one key in Redis, workers, writers, readers.
 
-Every step below is one atomic step of the real thing: a commit in Postgres, a read of Postgres, one Lua script, or an
-accident. What the scripts do is written again here, in Python; `test_scripts.py` holds each of them against the real
-one. Time is modelled by two assumptions: a quarantine ends when every worker has noticed the restart before it, and a
-worker has noticed that its connections to Postgres were lost, though not what came after, before the next run begins.
+Every step below is one atomic step of the real protocol: a commit in Postgres, a read of Postgres, one Lua script, or
+an accident. The scripts are written again here, in Python; `test_scripts.py` compares each with the real one. Two
+assumptions stand for time. A quarantine ends when every worker has noticed the restart before it. Before the next run
+of Postgres begins, a worker has noticed that its connections were lost, though not what came after.
 
-What somebody is shown is an `Instant`: a run of Postgres and a version. After a run comes the next one, whether the
-same history goes on in it or an older copy was put back, so a later instant is what a client may be shown.
+What a client is shown is an `Instant`: a run of Postgres and a version. One run follows another, whether the same
+history goes on or an older copy was put back, so instants of later runs count as later.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Writer(NamedTuple):
     """
     A caller that posts once, and again after a crash. Steps: commit, then invalidate and acknowledge.
 
-    Had it been acknowledged later, less would be due meanwhile: so that is no step of its own.
+    A delay before the acknowledgement is no step of its own: it would only allow readers to see less.
     """
 
     step: str = "new"
@@ -31,9 +31,9 @@ class Writer(NamedTuple):
 
 class Reader(NamedTuple):
     """
-    A client that reads some times. `floor` is the least version its present read may show.
+    A client that reads several times. `floor` is the least version that its current read may show.
 
-    A read begins when it looks up: had it begun before, less would be due.
+    A read begins with its look-up: an earlier beginning would only allow it to see less.
     """
 
     reads_left: int
@@ -42,18 +42,18 @@ class Reader(NamedTuple):
     instant: Instant = (0, 0)
     shown: Instant = (0, 0)
     token: int = 0
-    # Life of Redis in which the lease was taken.
+    # Redis' life in which the lease was taken.
     life: int = 0
 
 
-# A writer that has been answered.
+# A writer whose request was answered.
 DONE = Writer("done")
 
 
 class Worker(NamedTuple):
     """
-    A process of the service: whether it reaches Redis, which life of it it has met, the version whose invalidation is
-    pending, and which run of Postgres it has met.
+    A process of the service: whether it reaches Redis, the last life of Redis it has seen, the version whose
+    invalidation is pending, and the last run of Postgres it has seen.
     """
 
     reaches: bool = True
@@ -64,8 +64,8 @@ class Worker(NamedTuple):
 
 class Redis(NamedTuple):
     """
-    The server. `value` is what the key holds; `fresh` tells that it was written in this life, `saved` is what an old
-    backup brings back.
+    The Redis server. `value` is what the key holds; `fresh` tells whether it was written in this life, `saved` is what
+    an old backup brings back.
     """
 
     value: Value
@@ -77,7 +77,9 @@ class Redis(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything there is. Writers and readers are dealt to the workers in turn, writers from the first one on."""
+    """
+    The whole model. Writers and readers are distributed over the workers in turn; writers start at the first worker.
+    """
 
     redis: Redis
     committed: int
@@ -89,13 +91,13 @@ class State(NamedTuple):
     restarts_left: int
     cuts_left: int
     tokens: int
-    # Of Postgres.
+    # Runs of Postgres.
     run: int
     ends_left: int
 
 
 class Violation(Exception):
-    """A client was shown something older than it may be, or that is of no history that goes on."""
+    """A client was shown an older state than allowed, or one that is in no history that goes on."""
 
 
 def start(
@@ -110,14 +112,15 @@ def start(
     ends: int = 0,
 ) -> State:
     """
-    Return the beginning: a snapshot of version 1, and everything still to come.
+    Return the initial state: a snapshot of version 1 is in Redis, and nothing has happened yet.
 
     Args:
-        losses: Of the key alone.
+        losses: How often the key alone is lost.
 
-        cuts: Of a worker from a Redis that goes on; others may then be shown what it could not remove.
+        cuts: How often a worker is cut off from Redis, which goes on; others may then be shown what it could not
+            remove.
 
-        ends: Of a run of Postgres, which is started again, or a copy of it from the beginning.
+        ends: How often Postgres starts a new run, with the same data or with a copy from the beginning.
     """
     redis = Redis(("S", 1, 0), ("S", 1, 0))
     callers = (Writer(),) * writers, (Reader(reads),) * readers
@@ -129,10 +132,10 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
     Return every state that one step leads to.
 
     Raises:
-        Violation: A step shows a client something too old.
+        Violation: A step shows a client a state that is too old.
     """
     if not any(reader.reads_left for reader in state.readers):
-        # Nobody is shown anything any more.
+        # No read is left that could be wrong.
         return
     yield from _accidents(state, rules)
     count = len(state.workers)
@@ -153,12 +156,12 @@ def _accidents(state: State, rules: Rules) -> Iterator[State]:
             yield state._replace(run=state.run + 1, ends_left=state.ends_left - 1, committed=committed)
     if not redis.up:
         for value in {None, redis.value, redis.saved}:
-            # Empty, with what it held when it died, or with an older backup.
+            # Redis comes back empty, with what it held when it died, or with an older backup.
             back = Redis(value, redis.saved, life=redis.life + 1, young=rules.quarantine)
             yield state._replace(redis=back)
         return
     if state.losses_left and redis.value is not None:
-        # Eviction, FLUSHALL, a snapshot or lease that expires: to the protocol they are the same.
+        # This covers eviction, FLUSHALL, and the expiry of a snapshot or lease, which the protocol cannot tell apart.
         yield state._replace(redis=redis._replace(value=None), losses_left=state.losses_left - 1)
     if state.restarts_left:
         cut = tuple(worker._replace(reaches=False) for worker in state.workers)
@@ -187,7 +190,7 @@ def _with_worker(state: State, number: int, worker: Worker) -> State:
 
 
 def _met(state: State, number: int) -> State:
-    """Use Postgres through a worker: connections of an ended run are lost, and a new one tells of the present run."""
+    """Use Postgres through a worker: connections of an ended run are lost, and a new one shows the current run."""
     return _with_worker(state, number, state.workers[number]._replace(run=state.run))
 
 
@@ -198,26 +201,26 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
         yield _met(state._replace(committed=version), number), Writer("committed", (state.run, version))
     elif writer.step == "committed":
         yield _acknowledged(state, number, writer.instant, invalidates=rules.invalidate_after_commit, rules=rules), DONE
-        # The worker dies with its answer; the caller sends the same key again.
+        # The worker dies before it answers; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
         if state.run != run and state.committed < version:
-            # The copy that was put back does not have it.
+            # The copy that was put back does not have the transfer.
             yield state, Writer()
             return
-        # The key is found bound: its answer invalidates like a first one.
+        # The key is bound, and a replay invalidates like a first answer.
         met, instant = _met(state, number), (state.run, version)
         yield _acknowledged(met, number, instant, invalidates=rules.invalidate_on_replay, rules=rules), DONE
 
 
 def _acknowledged(state: State, number: int, instant: Instant, *, invalidates: bool, rules: Rules) -> State:
-    """Answer a writer, once older snapshots are removed."""
+    """Answer a writer after older snapshots are removed."""
     told = _invalidated(state, number, instant[1], rules) if invalidates else state
     return told._replace(acknowledged=max(state.acknowledged, instant))
 
 
 def _invalidated(state: State, number: int, version: int, rules: Rules) -> State:
-    """Remove what is older than a version about to be shown; where Redis is not reached, that is pending."""
+    """Remove snapshots older than a version about to be shown; without Redis, the removal becomes pending."""
     worker = state.workers[number]
     if worker.reaches:
         value = invalidate(state.redis.value, version, worker.run, rules)
@@ -239,7 +242,7 @@ def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[t
 
 def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[State, Reader]:
     worker, redis = state.workers[number], state.redis
-    # Until it has met a server that was started, a worker that asks who answers does not use it.
+    # A worker that asks who answers does not use a new server before it has met it.
     asks = worker.reaches if rules.ask_who_answers else redis.up
     if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_pending and worker.pending):
         return state, reader._replace(step="busy")
@@ -281,10 +284,10 @@ def _show(reader: Reader, instant: Instant) -> Reader:
 
 def search(beginning: State, rules: Rules = ALL) -> int:
     """
-    Visit every state that can be reached and return how many there are, callers of a worker not told apart.
+    Visit every reachable state and return their number; states that differ only in the order of callers count as one.
 
     Raises:
-        Violation: One of them shows a client something too old.
+        Violation: A state shows a client something too old.
     """
     visited = {beginning}
     open_states = [beginning]
@@ -299,9 +302,9 @@ def search(beginning: State, rules: Rules = ALL) -> int:
 
 def _in_order(state: State) -> State:
     """
-    Return a state with the callers of each worker in order.
+    Return a state with the callers of each worker in sorted order.
 
-    Which of them is which changes nothing, so of all states that differ only in that one is visited.
+    Their order changes nothing, so only one of the states that differ in it is visited.
     """
     count = len(state.workers)
     if len(state.writers) <= count and len(state.readers) <= count:

@@ -1,26 +1,26 @@
-"""What the Lua scripts do to a snapshot's key, written again; `test_scripts.py` compares."""
+"""A Python version of what the Lua scripts do to a snapshot's key; `test_scripts.py` compares the two."""
 
 from typing import NamedTuple
 
-# What the key holds: nothing, ("S", version, run), or ("L", token, least version that may be stored under it).
+# The value of the key: none, ("S", version, run), or ("L", token, least version that may be stored under it).
 Value = tuple[str, int, int] | None
 
 
 class Rules(NamedTuple):
-    """The parts of the protocol; leaving any of them out must be found."""
+    """The parts of the protocol; the search must find a violation without any one of them."""
 
     invalidate_after_commit: bool = True
     invalidate_on_replay: bool = True
     compare_token: bool = True
     remember_least: bool = True
     invalidate_when_busy: bool = True
-    # What a worker has not been able to remove it does not read.
+    # A worker does not read a snapshot while it has an invalidation pending.
     read_nothing_pending: bool = True
-    # Nothing is read from a server that was started less than a snapshot's life ago, nor stored there.
+    # Snapshots are neither read from nor stored in a server that started less than a snapshot's life ago.
     quarantine: bool = True
-    # Every worker asks a server who it is before it uses it.
+    # Every worker checks which server answers before it uses it.
     ask_who_answers: bool = True
-    # A lease is worth nothing in a server that was started after it was given.
+    # A lease is not valid in a server that started after the lease was given.
     fill_in_the_same_life: bool = True
     # A snapshot of another run of Postgres is not served.
     serve_only_this_run: bool = True
@@ -34,7 +34,7 @@ ALL = Rules()
 
 
 def invalidate(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
-    """Do what `invalidate.lua` does to one snapshot."""
+    """Do to one snapshot what `invalidate.lua` does."""
     if value is None:
         return None
     if value[0] == "L":
@@ -46,7 +46,7 @@ def invalidate(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> 
 
 
 def look_up(value: Value, token: int) -> tuple[Value, str]:
-    """Do what `gate.lua` does for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
+    """Do for a snapshot what `gate.lua` does: return the new value, and `hit`, `lease` or `busy`."""
     if value is None:
         return ("L", token, 0), "lease"
     return value, "hit" if value[0] == "S" else "busy"

@@ -1,4 +1,4 @@
-"""Two processes on one Postgres and one Redis, which are killed, flushed and short of memory: no read is too old."""
+"""No read is too old while two processes on one Postgres and one Redis are killed, flushed and short of memory."""
 
 import asyncio
 import os
@@ -22,33 +22,33 @@ LEDGER = "fresh"
 ACCOUNTS = [f"account-{n}" for n in range(5)]
 READERS = 5
 WRITERS = 4
-# Times that Redis is used until it is warm, and then everything happens to it: each process is killed once.
+# Rounds in which Redis warms up and then every fault happens once; over all rounds, each process is killed once.
 ROUNDS = 2
-# Milliseconds that a snapshot lives in these processes, and a quarantine lasts. Each of them must notice within that
-# that Redis was restarted, on a busy machine too.
+# Life of a snapshot and of a quarantine in these processes. Each process must notice a restart of Redis within this
+# time, even on a busy machine.
 LIFE_MS = 4_000
 PATHS = (str(Path(__file__).parent / "short_lives"), os.environ.get("PYTHONPATH"))
 SHORT_LIVES = {"PYTHONPATH": os.pathsep.join(filter(None, PATHS)), "SNAPSHOT_MS": str(LIFE_MS)}
-# Seconds in which the quarantine of Redis ends and an account is stored.
+# Seconds for the quarantine of Redis to end and an account to be stored.
 WARM_SECONDS = 3 * LIFE_MS / 1_000
-# What fills Redis, so that it evicts at the next writes.
+# Fills Redis, so that it evicts at the next writes.
 FILL = "for n = 1, 2000 do redis.call('SET', 'fill:' .. n, string.rep('x', 1000), 'PX', 3600000) end"
-# Restarts of Redis in a row: workers notice each of them at another moment.
+# Restarts of Redis in a row: workers notice each of them at a different moment.
 RESTARTS = 5
-# Seconds that a writer thinks; without a pause no snapshot would live long enough to be read. Readers think less: as
-# long as lets both processes answer the others.
+# Pause of a writer: without one, no snapshot would live long enough to be read. Readers pause for less, only so that
+# both processes can answer others.
 THINK_SECONDS = 0.08
 GLANCE_SECONDS = 0.05
-# Seconds in which a service that was killed is back and an answer must have come.
+# Seconds for a killed service to come back and for an answer to arrive.
 BACK_SECONDS = 30.0
 
 
 class Traffic:
     """
-    Clients of both processes, and what they may be shown.
+    Clients of both processes, with what they may be shown.
 
     Args:
-        clients: One a process.
+        clients: One client for each process.
     """
 
     def __init__(self, clients: list[Client], chance: random.Random) -> None:
@@ -59,7 +59,7 @@ class Traffic:
         self.stopped = False
 
     async def write(self, number: int) -> None:
-        """Move money with keys of its own, each sent until it is answered, to any process."""
+        """Move money with the writer's own keys, each sent to random processes until it is answered."""
         turn = 0
         while not self.stopped:
             turn += 1
@@ -73,7 +73,7 @@ class Traffic:
             await asyncio.sleep(THINK_SECONDS * self._chance.random())
 
     async def read(self, number: int) -> None:
-        """Read accounts through any process; no version goes back, nor is behind what was acknowledged before."""
+        """Read accounts through random processes; no version goes back or is behind what was acknowledged before."""
         shown: dict[str, int] = defaultdict(int)
         while not self.stopped:
             account = self._chance.choice(ACCOUNTS)
@@ -109,7 +109,7 @@ class Traffic:
 
 @asynccontextmanager
 async def running(traffic: Traffic) -> AsyncIterator[None]:
-    """Let the traffic run; the first that fails ends the block."""
+    """Run the traffic; the first failure ends the block."""
     async with asyncio.TaskGroup() as group:
         for number in range(WRITERS):
             group.create_task(traffic.write(number))
@@ -120,12 +120,12 @@ async def running(traffic: Traffic) -> AsyncIterator[None]:
 
 
 def snapshots(valkey: OwnValkey) -> int:
-    """Return how many accounts are stored."""
+    """Return how many accounts Redis holds."""
     return len(valkey.ask("KEYS", "*:s:*"))
 
 
 def evicted(valkey: OwnValkey) -> int:
-    """Return how many keys it has evicted since it was started."""
+    """Return how many keys Redis has evicted since its start."""
     return int(valkey.ask("INFO", "stats")["evicted_keys"])
 
 
@@ -145,7 +145,7 @@ async def restart(valkey: OwnValkey, traffic: Traffic, chance: random.Random) ->
 async def break_everything(
     valkey: OwnValkey, processes: list[ServerProcess], traffic: Traffic, chance: random.Random
 ) -> None:
-    """Go through some rounds of a warm cache and everything that may happen to it."""
+    """In each round, let the cache warm up and then inject every fault."""
     for number in range(ROUNDS):
         await until(lambda: snapshots(valkey) > 0, WARM_SECONDS)
         for _ in range(chance.randint(2, 4)):
@@ -165,8 +165,8 @@ async def break_everything(
 @pytest.mark.timeout(240)
 async def test_no_read_is_too_old(database_url: str, tmp_path: Path, folder: Path) -> None:
     """
-    While Redis is killed and started, flushed and evicts, and processes are killed: no client's version of an account
-    goes back, and what any process has acknowledged is in the next read through any other.
+    No client's version of an account goes back, and a write that any process has acknowledged is in the next read
+    through any other, while Redis is killed and restarted, flushed and evicts, and processes are killed.
     """
     chance = random.Random(11)
     valkey = OwnValkey(folder, maxmemory="1600kb", maxmemory_policy="volatile-lru")

@@ -1,4 +1,4 @@
-"""Invalidations that cannot be sent: bounded work, and no snapshot is trusted once one of them was dropped."""
+"""Invalidations that cannot be sent cost bounded work, and once one was dropped, no snapshot is trusted."""
 
 import asyncio
 from collections import OrderedDict
@@ -20,12 +20,12 @@ from tests.support.valkey import OwnValkey, running_valkey
 from tests.support.waiting import until
 
 LEDGER = "pending"
-# Remembered at most, in tests that go past it.
+# Limit of remembered invalidations in tests that exceed it.
 FEW = 3
 ACCOUNTS = [f"account-{n}" for n in range(FEW + 2)]
-# As many as there may be, where they are not few: several steps of those that are sent again.
+# Limit where it should be large: resending them takes several steps.
 MANY = 10 * PENDING_STEP_MAX
-# Milliseconds that a snapshot lives, where the test waits for the end of one, and where it does not.
+# Life of a snapshot in milliseconds: where the test does not wait for its end, and where it does.
 SHORT_MS = 1_500
 ENDLESS_MS = 3_600_000
 
@@ -38,7 +38,7 @@ def valkey(folder: Path) -> Iterator[OwnValkey]:
 
 
 async def served(service: Service, client: Client, account: str) -> bool:
-    """Read an account and tell whether it came out of Redis."""
+    """Read an account and tell whether the answer came from Redis."""
     assert service.app is not None
     hits = service.app.counters.hits
     await client.account(account)
@@ -64,8 +64,8 @@ async def test_a_dropped_invalidation_ends_the_trust(
     database_url: str, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch, life_ms: int
 ) -> None:
     """
-    A process that had to drop what it could not remove counts that, and then reads no snapshot, whatever account's, and
-    stores none, until the last one that may be outdated has expired. Then all is as before.
+    A process that had to drop an invalidation counts it. It then reads and stores no snapshot of any account until the
+    last snapshot that may be outdated has expired; after that it uses Redis as before.
     """
     monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", 0.0)
     monkeypatch.setattr(cache_module, "PENDING_MAX", FEW)
@@ -82,7 +82,7 @@ async def test_a_dropped_invalidation_ends_the_trust(
         await until(lambda: served(service, client, "quiet"))
         assert counters.dropped == 0
         await write_while_cut_off(service, client, proxy)
-        # "world" and the accounts, each once.
+        # The account "world" and the others, each once.
         assert counters.dropped >= len(ACCOUNTS) + 1 - FEW
         if life_ms == SHORT_MS:
             await until(lambda: served(service, client, "quiet"))
@@ -94,7 +94,7 @@ async def test_a_dropped_invalidation_ends_the_trust(
 
 
 class Pending(OrderedDict[tuple[int, str], tuple[int, float]]):
-    """Pending invalidations, and at how many of them anybody has looked one by one."""
+    """Pending invalidations that count how many of them were looked at one by one."""
 
     looked = 0
 
@@ -104,13 +104,13 @@ class Pending(OrderedDict[tuple[int, str], tuple[int, float]]):
             yield name
 
     def items(self) -> Any:
-        """Count what is taken of them."""
+        """Count the items that are taken."""
         return ((name, self[name]) for name in self)
 
 
 async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    While Redis is away, as many invalidations as may be pending hold the loop up for no longer than a few of them: each
+    While Redis is down, a full set of pending invalidations delays the event loop no longer than a few of them: each
     step looks at a bounded number, whether they wait or have expired.
     """
     monkeypatch.setattr(cache_module, "PENDING_MAX", MANY)
@@ -126,7 +126,7 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
         await cache.invalidate({(1, "one-more"): 1})
         assert cache.counters.dropped == 1
         assert cache.invalidation_pending(1, "never seen")
-        # Until all of them have expired, at nearly the same time.
+        # Runs until all of them have expired, at nearly the same time.
         while pending:
             looked = pending.looked
             await asyncio.sleep(0)
@@ -134,5 +134,5 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
         await until(lambda: not cache.invalidation_pending(1, "never seen"))
     finally:
         await cache.close()
-    # Those that may have expired, and those that are sent.
+    # A step looks at some that may have expired, and some that are sent.
     assert 0 < most <= 2 * PENDING_STEP_MAX

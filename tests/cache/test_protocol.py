@@ -1,12 +1,12 @@
-"""No interleaving shows anybody an account that is older than it may be, and each part of the protocol is needed."""
+"""No interleaving shows a client an account that is older than allowed, and each part of the protocol is needed."""
 
 import pytest
 
 from tests.cache.protocol import State, Violation, search, start
 from tests.cache.scripts import Rules
 
-# A worker is cut off from a Redis that others reach: what it could not remove may be shown by the others for as long
-# as a snapshot lives, so there are no others here.
+# There is only one worker, because while a worker is cut off from a Redis that others reach, the others may show what
+# it could not remove for as long as a snapshot lives.
 CUT = start(2, 2, 1, losses=1, cuts=1)
 
 
@@ -27,17 +27,17 @@ CUT = start(2, 2, 1, losses=1, cuts=1)
 )
 def test_nobody_is_shown_the_past(beginning: State) -> None:
     """
-    Over every interleaving of commits, crashes, retries, reads, fills and losses, of restarts that empty Redis or
-    bring back old data, and of workers that notice them one after the other, of runs of Postgres that end and are
-    followed by the same history or an older copy: a read that begins after an acknowledgement shows it, and no client's
-    version goes back within a run, nor to an earlier one.
+    A read that begins after an acknowledgement shows it, and no client's version goes back within a run or to an
+    earlier run. This holds in every interleaving of commits, crashes, retries, reads, fills and losses; of restarts
+    that empty Redis or bring back old data, which workers notice one after the other; and of runs of Postgres that end
+    and are followed by the same history or an older copy.
     """
     assert search(beginning) > 1_000
 
 
 @pytest.mark.parametrize("part", Rules._fields)
 def test_each_part_is_needed(part: str) -> None:
-    """As soon as one part of the protocol is left out, some interleaving shows the past."""
+    """Without any single part of the protocol, some interleaving shows an older state."""
     ended = start(1, 2, 2, losses=1, ends=1, workers=2)
     beginnings = (ended, start(2, 2, 2, losses=1), start(1, 1, 2, losses=1, restarts=1, workers=2), CUT)
     rules = Rules(**{part: False})
@@ -45,7 +45,7 @@ def test_each_part_is_needed(part: str) -> None:
 
 
 def finds_violation(beginning: State, rules: Rules) -> bool:
-    """Whether some interleaving shows the past."""
+    """Whether some interleaving shows an older state."""
     try:
         search(beginning, rules)
     except Violation:

@@ -1,4 +1,4 @@
-"""A Redis that is killed and started anew, which one process has noticed and another has not."""
+"""Redis is killed and restarted; one process has noticed and another has not."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 LEDGER = "restarted"
 QUARANTINE = "server.store.redis_connections.QUARANTINE_SECONDS"
-# Longer than any test: what it forbids does not happen.
+# Longer than any test, so that it never ends.
 ENDLESS_SECONDS = 3_600.0
 
 
@@ -21,10 +21,10 @@ async def test_a_write_that_could_not_be_told(
     database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, restored: bool
 ) -> None:
     """
-    One process acknowledges a write while it does not reach the Redis just started, of which the other one already
-    has read the account: the other one's next read shows the write all the same.
+    One process acknowledges a write while it cannot reach a Redis that has just restarted and from which the other
+    process had read the account. The other process's next read still shows the write.
     """
-    # A server is trusted at once, for the time before.
+    # Until then the server is trusted at once.
     monkeypatch.setattr(QUARANTINE, 0.0)
     valkey = OwnValkey(folder)
     valkey.start()

@@ -1,4 +1,4 @@
-"""The model of the protocol does what the real scripts do, over all small states."""
+"""The model of the protocol does the same as the real scripts, in all small states."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from server.store.scripts import script
 from tests.cache.scripts import Value, fill, invalidate, look_up
 
 VERSIONS = (1, 2, 3)
-# The run of all calls, and another one, by their numbers in the model.
+# The run of all calls, and a different one, by their numbers in the model.
 RUNS = (b"ab12", b"ab13")
 RUN = RUNS[0]
 VALUES: list[Value] = [
@@ -25,19 +25,19 @@ VALUES: list[Value] = [
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[RedisServer]:
-    """A client that waits patiently."""
+    """A client with a long timeout."""
     client = RedisServer(redis_url, None, 5.0)
     yield client
     await client.close()
 
 
 def filled(version: int) -> bytes:
-    """Return what a reader stores."""
+    """Return the bytes that a reader stores."""
     return Snapshot(version, b"body").packed(RUN)
 
 
 async def put(redis: RedisServer, key: bytes, value: Value) -> None:
-    """Make the key hold *value*."""
+    """Set the key to *value*."""
     if value is None:
         await redis.submit(key, ("DEL", key))
     else:
@@ -46,7 +46,7 @@ async def put(redis: RedisServer, key: bytes, value: Value) -> None:
 
 
 async def held(redis: RedisServer, key: bytes) -> Value:
-    """Return what the key holds; whatever it is has an end."""
+    """Return the value of the key, and check that it has an expiry."""
     text = await redis.submit(key, ("GET", key))
     if text is None:
         return None
@@ -60,7 +60,7 @@ async def held(redis: RedisServer, key: bytes) -> Value:
 
 @pytest.mark.parametrize("value", VALUES, ids=str)
 async def test_every_script_does_what_its_model_does(redis: RedisServer, value: Value) -> None:
-    """From each state, `invalidate`, `fill` and `gate` lead where the model says."""
+    """From each state, `invalidate`, `fill` and `gate` lead to the state of the model."""
     key = f"model:{value}".encode()
     for version in VERSIONS:
         await put(redis, key, value)
@@ -74,7 +74,7 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         assert await held(redis, key) == after
         assert stored == (after == ("S", version, 0) and value is not None and value[0] == "L")
     await put(redis, key, value)
-    # A token prefix of 7, no bucket, one request that costs nothing and asks for a snapshot.
+    # Arguments: a token prefix of 7, no bucket, one request that costs nothing and asks for a snapshot.
     numbers = msgspec.msgpack.encode([0, 0, 1, 0, 1])
     found = (await redis.submit(key, script("gate").call([key], "7", LEASE_MS, numbers)))[2]
     after, how = look_up(value, 71)
@@ -88,7 +88,7 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
     ids=repr,
 )
 async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) -> None:
-    """What no script of ours wrote stops neither a batch nor a fill: it goes."""
+    """A value that our scripts did not write stops neither a batch nor a fill, and is removed."""
     key = b"foreign"
     await redis.submit(key, ("SET", key, garbage))
     await redis.submit(key, invalidate_command({key: 1}, {b"replay": b"value"}, RUN, 60))
@@ -99,7 +99,7 @@ async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) ->
 
 
 async def test_a_snapshot_is_as_old_as_its_lease(redis: RedisServer) -> None:
-    """What was read may be as old as the lease: so much less does it live."""
+    """A snapshot's life counts from when its lease was taken, because its data may be that old."""
     key = b"aged"
     for left in (LEASE_MS, LEASE_MS // 4):
         await redis.submit(key, ("SET", key, "L1:0", "PX", left))

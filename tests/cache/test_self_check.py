@@ -1,4 +1,4 @@
-"""The cache counts what it does, and finds out when it was wrong."""
+"""The cache counts what it does, and detects wrong snapshots."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ from tests.support.waiting import until
 
 LEDGER = "watched"
 ALICE = sha256(b"alice").hexdigest()
-# Concurrent reads.
+# Number of concurrent readers.
 READERS = 20
 
 
 @pytest.fixture
 async def one(database_url: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service on a database of its own, with a little patience."""
+    """A service on a database of its own, with a long timeout for Redis."""
     async with in_process(database_url, redis_url, redis_timeout_ms=250) as service:
         yield service
 
@@ -41,7 +41,7 @@ async def client(one: Service) -> Client:
 
 @pytest.fixture
 def counters(one: Service) -> CacheCounters:
-    """The service's."""
+    """The service's cache counters."""
     assert one.app is not None
     return one.app.counters
 
@@ -53,7 +53,9 @@ async def read(client: Client, count: int) -> None:
 
 
 async def test_what_is_counted(client: Client, counters: CacheCounters) -> None:
-    """A miss, its fill, then hits; an acknowledged write, then a miss again; one hit in many is compared."""
+    """
+    The counters show a miss and its fill, then hits, then a miss after an acknowledged write; some hits are compared.
+    """
     await client.account("alice")
     assert (counters.misses, counters.fills, counters.fills_lost) == (1, 1, 0)
     before = counters.hits
@@ -76,7 +78,7 @@ async def test_a_wrong_snapshot_is_found_and_removed(
     caplog: pytest.LogCaptureFixture,
     version: int,
 ) -> None:
-    """What says something else than Postgres, and goes on saying it, is counted, told once, and gone."""
+    """A snapshot that keeps contradicting Postgres is counted, logged once, and removed."""
     right = await client.account("alice")
     names = Keyspace()
     async with Database(one.database_url, posting_connections=1, reading_connections=1) as database:

@@ -1,4 +1,4 @@
-"""What comes out of Redis is what Postgres would have said, and comes without asking it."""
+"""Answers from Redis equal those of Postgres, and need no Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -46,13 +46,13 @@ async def redis(redis_url: str) -> AsyncIterator[RedisServer]:
 
 
 async def locked_out(one: Service) -> None:
-    """Take the service's right to read away: from here on Postgres answers nothing."""
+    """Revoke the service's right to read, so that Postgres answers none of its queries."""
     for table in ("accounts", "transfers"):
         await administer(one.database_url, f"REVOKE SELECT ON tallystick.{table} FROM tallystick_service")
 
 
 async def test_answers_without_postgres(one: Service, client: Client) -> None:
-    """A finished write and an account that was read are answered again by Redis alone, byte for byte."""
+    """A finished write and an account that was read are answered again from Redis alone, byte for byte."""
     first = await client.transfer("alice", "bob", 10, "kept")
     refused = await client.transfer("alice", "bob", 1_000, "refused")
     read = await client.get("/v1/accounts/alice")
@@ -69,7 +69,7 @@ async def test_answers_without_postgres(one: Service, client: Client) -> None:
 
 
 async def test_each_change_is_seen_by_the_next_read(client: Client) -> None:
-    """Whatever changes an account, and through whatever it is shown, the next cached read is as new."""
+    """After each kind of change of an account, the next cached read shows it."""
     assert (await client.account("alice"))["version"] == 2
     await client.transfer("alice", "bob", 1)
     assert (await client.account("alice"))["version"] == 3
@@ -84,7 +84,7 @@ async def test_each_change_is_seen_by_the_next_read(client: Client) -> None:
 async def test_a_transfer_that_commits_after_an_expiry(
     one: Service, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read before its commit counts the expiry, and so has the version of the transfer. It is cached for nobody."""
+    """A read before the commit counts the expiry and so has the transfer's version, but it is not cached."""
     monkeypatch.setattr(batch_poster, "LOCK_TIMEOUT_MS", 10_000)
     assert (await client.transfer("alice", "bob", 5, hold=True, expires_in=60)).status == 201
     async with moved_clock(one.database_url, one.redis_url) as clock:
@@ -99,7 +99,7 @@ async def test_a_transfer_that_commits_after_an_expiry(
 
 
 async def test_an_absent_account_is_found_as_soon_as_it_is_opened(client: Client) -> None:
-    """That there is no such account is remembered only until there is one."""
+    """The absence of an account is remembered only until the account is opened."""
     for _ in range(3):
         assert (await client.get("/v1/accounts/late")).status == 404
     await client.open("late")
@@ -108,7 +108,7 @@ async def test_an_absent_account_is_found_as_soon_as_it_is_opened(client: Client
 
 @pytest.mark.parametrize("garbage", [b"", b"S", b"S9 ", b"Sx {}", b"rubbish", b"\x00" * 40], ids=repr)
 async def test_rubbish_in_redis_is_not_served(one: Service, client: Client, redis: RedisServer, garbage: bytes) -> None:
-    """Entries that are not ours, or belong to another request, change no answer."""
+    """Foreign entries in Redis, or entries of other requests, change no answer."""
     first = await client.transfer("alice", "bob", 10, "kept")
     names = Keyspace()
     async with Database(one.database_url, posting_connections=1, reading_connections=1) as database:
@@ -125,7 +125,7 @@ async def test_rubbish_in_redis_is_not_served(one: Service, client: Client, redi
 
 
 async def test_a_flushed_redis_changes_no_answer(client: Client, redis: RedisServer) -> None:
-    """Readers and retries go on through any number of flushes, and every read shows what was acknowledged."""
+    """While Redis is flushed again and again, every read shows what was acknowledged and retries get the same bytes."""
     amount = 0
     posted = await client.transfer("alice", "bob", 1)
 
@@ -151,7 +151,7 @@ async def test_a_flushed_redis_changes_no_answer(client: Client, redis: RedisSer
 async def test_two_databases_never_meet_in_one_redis(
     one: Service, client: Client, template: str, redis_url: str
 ) -> None:
-    """Equal ledgers, accounts and keys of another database are answered out of that database."""
+    """A service on another database never gets answers from this one, though ledger, accounts and keys are equal."""
     await client.transfer("alice", "bob", 10, "kept")
     assert await client.balance("alice") == 90
     async with in_process(await create_database(template), redis_url) as elsewhere:

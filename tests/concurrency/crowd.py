@@ -1,4 +1,4 @@
-"""Many clients of one ledger at once."""
+"""Sends requests of many clients of one ledger at once."""
 
 import asyncio
 import itertools
@@ -10,28 +10,28 @@ from tests.support.books import verdict
 from tests.support.client import Answer, Client
 from tests.support.history import History
 
-# Times that a request is sent: on a machine busy with other tests some may wait too long for a place.
+# How often a request is sent: on a busy machine, some may wait too long for a place and be refused.
 SENT_MAX = 10
 
 Sent = TypeVar("Sent", Answer, Answer | None)
 
 
 class Crowd(NamedTuple):
-    """Clients, one an instance of the service, and what they sent and heard."""
+    """A client for each instance of the service, and the history of their requests and answers."""
 
     clients: Sequence[Client]
     history: History
 
     @property
     def first(self) -> Client:
-        """The client used to prepare and to look."""
+        """The client that prepares the ledger and reads results."""
         return self.clients[0]
 
     async def all_at_once(self, transfers: Sequence[tuple[str, str, str, int]]) -> list[Answer]:
         """
-        Send transfers (key, source, destination, amount), by turns to each instance, all in the same instant.
+        Send transfers (key, source, destination, amount) to the instances in turn, all at the same instant.
 
-        Every one of them must get a definite answer: contention is no excuse.
+        Each of them must get a definite answer, even under contention.
         """
         turns = itertools.cycle(self.clients)
         async with asyncio.timeout(60):
@@ -43,14 +43,14 @@ class Crowd(NamedTuple):
 
 
 def definite(answer: Answer | None) -> Answer:
-    """Return an answer that must tell for good what became of the request."""
+    """Return an answer, which must tell the final outcome of the request."""
     assert answer is not None
     assert verdict(answer) in ("posted", "refused", "reused"), answer
     return answer
 
 
 async def placed(send: Callable[[], Awaitable[Sent]]) -> Sent:
-    """Send a request, and again while there is no place for it: nothing has been done then."""
+    """Send a request, and again while it is refused as overloaded, which means that it had no effect."""
     answer = await send()
     for _ in range(SENT_MAX - 1):
         if not _overloaded(answer):

@@ -1,4 +1,4 @@
-"""The checker of the books itself: it finds every kind of planted error."""
+"""The check of the books finds every kind of planted error."""
 
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ LEDGER = "canary"
 
 @pytest.fixture(scope="module")
 async def recorded(template: str) -> AsyncIterator[History]:
-    """A small history, with the funding, a transfer, its replay, a refusal and a reuse in it; nobody is connected."""
+    """A history with the funding, transfers, a replay, a refusal and a reused key; no client is connected any more."""
     database_url = await create_database(template)
     history = History(database_url, LEDGER)
     async with in_process(database_url) as service:
@@ -34,7 +34,7 @@ async def recorded(template: str) -> AsyncIterator[History]:
 
 
 async def test_true_books_pass(recorded: History) -> None:
-    """What the service did and said holds together."""
+    """The check passes books and answers that are right."""
     await recorded.check()
 
 
@@ -67,7 +67,7 @@ async def test_true_books_pass(recorded: History) -> None:
     ],
 )
 async def test_false_books_are_found(template: str, recorded: History, statement: str, law: str) -> None:
-    """Each planted error is found, and named."""
+    """The check finds and names each planted error in the books."""
     books = await create_database(template, urlsplit(recorded.database_url).path[1:])
     for part in statement.split("; "):
         qualified = part.replace(" accounts ", " tallystick.accounts ").replace(" transfers ", " tallystick.transfers ")
@@ -126,7 +126,7 @@ def _refuse(operation: Operation) -> list[Operation]:
     ],
 )
 async def test_false_answers_are_found(recorded: History, mutate: Mutation, finding: str) -> None:
-    """Each way in which an answer can lie is found."""
+    """The check finds each kind of false answer."""
     history = History(recorded.database_url, LEDGER)
     history.operations = [changed for operation in recorded.operations for changed in mutate(operation)]
     with pytest.raises(AssertionError, match=finding):

@@ -1,4 +1,4 @@
-"""Hundreds of clients on a few accounts: every one gets a definite answer, and the books add up."""
+"""Hundreds of clients on a few accounts all get definite answers, and the books add up."""
 
 import asyncio
 import itertools
@@ -21,7 +21,9 @@ def _deadlocks(caplog: pytest.LogCaptureFixture) -> int:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_storm_on_four_accounts(crowd: Crowd, seed: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Random transfers with duplicates, equal and differing, small balances and missing accounts: all are definite."""
+    """
+    Random transfers with equal and differing duplicates, small balances and missing accounts all get definite answers.
+    """
     chance = random.Random(seed)
     for account in ACCOUNTS:
         await crowd.first.fund(account, FUNDS)
@@ -29,7 +31,7 @@ async def test_a_storm_on_four_accounts(crowd: Crowd, seed: int, caplog: pytest.
     for _ in range(240):
         source, destination = chance.sample((*ACCOUNTS, "nobody") if chance.random() < 0.05 else ACCOUNTS, 2)
         transfers.append((f"storm-{chance.randrange(120)}", source, destination, chance.randint(1, FUNDS)))
-    # Half of them are sent twice in the same instant.
+    # Half of the transfers are sent twice at the same instant.
     transfers += chance.sample(transfers, 120)
     chance.shuffle(transfers)
     answers = await crowd.all_at_once(transfers)
@@ -44,7 +46,7 @@ async def test_a_storm_on_four_accounts(crowd: Crowd, seed: int, caplog: pytest.
 
 
 async def test_opposing_transfers(crowd: Crowd, caplog: pytest.LogCaptureFixture) -> None:
-    """A to B and B to A, singly and in bulks that name them in either order, never meet in a deadlock."""
+    """Transfers from A to B and from B to A never deadlock, alone or in bulks that name them in either order."""
     for account in ("ann", "ben"):
         await crowd.first.fund(account, 1_000_000)
     pairs = itertools.cycle([("ann", "ben"), ("ben", "ann")])
@@ -69,7 +71,7 @@ async def test_opposing_transfers(crowd: Crowd, caplog: pytest.LogCaptureFixture
 
 
 async def test_racing_for_the_last_money(crowd: Crowd) -> None:
-    """Of many different transfers that would each empty an account, exactly as many succeed as it has money for."""
+    """Of many transfers from an account at once, exactly as many succeed as it has money for."""
     await crowd.first.fund("ann", 30)
     await crowd.first.open("ben")
     answers = await crowd.all_at_once([(f"race-{number}", "ann", "ben", 10) for number in range(100)])
@@ -80,7 +82,9 @@ async def test_racing_for_the_last_money(crowd: Crowd) -> None:
 
 
 async def test_atomic_sets_race_over_the_same_accounts(crowd: Crowd) -> None:
-    """A set is posted whole or not at all, whoever else wants the same money, and its duplicates hear the same."""
+    """
+    A set is posted completely or not at all while others want the same money, and its duplicates get the same answer.
+    """
     await crowd.first.fund("ann", 100)
     for account in ("ben", "cid"):
         await crowd.first.open(account)
@@ -107,7 +111,7 @@ async def test_atomic_sets_race_over_the_same_accounts(crowd: Crowd) -> None:
 
 
 async def test_atomic_sets_that_share_a_key(crowd: Crowd) -> None:
-    """Of two sets that want one key the first binds it; the other does nothing at all, and its own keys stay free."""
+    """Of two sets with a common key, the first binds it; the other does nothing."""
     await crowd.first.fund("ann", 1_000)
     await crowd.first.open("ben")
     turns = itertools.cycle(crowd.clients)

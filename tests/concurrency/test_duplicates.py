@@ -1,4 +1,4 @@
-"""The same key from many callers at once: one effect, one answer."""
+"""Requests with the same key from many callers at once have one effect and one answer."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 
 async def test_two_hundred_identical_requests_have_one_effect(crowd: Crowd) -> None:
-    """All two hundred callers hear the same bytes, one of them as the first."""
+    """All two hundred callers get the same bytes, one of them as the first answer."""
     await crowd.first.fund("alice", 1_000)
     await crowd.first.open("bob")
     answers = await crowd.all_at_once([("same", "alice", "bob", 7)] * 200)
@@ -29,7 +29,9 @@ async def test_two_hundred_identical_requests_have_one_effect(crowd: Crowd) -> N
 
 
 async def test_identical_requests_that_are_refused_hear_one_refusal(crowd: Crowd) -> None:
-    """A refusal is bound to the key like a success, the request id of the first included."""
+    """
+    A refusal is bound to the key like a success: all callers get the same bytes, with the request id of the first.
+    """
     await crowd.first.fund("alice", 1)
     await crowd.first.open("bob")
     answers = await crowd.all_at_once([("same", "alice", "bob", 7)] * 100)
@@ -39,7 +41,7 @@ async def test_identical_requests_that_are_refused_hear_one_refusal(crowd: Crowd
 
 
 async def test_a_duplicate_never_finds_its_own_money_gone(crowd: Crowd) -> None:
-    """On a balance that suffices exactly once, both of two concurrent duplicates are answered with success."""
+    """If a balance suffices exactly once, both of two concurrent duplicates are answered with success."""
     await crowd.first.open("bob")
     for number in range(25):
         await crowd.first.fund(f"exact-{number}", 10)
@@ -51,7 +53,10 @@ async def test_a_duplicate_never_finds_its_own_money_gone(crowd: Crowd) -> None:
 
 
 async def test_differing_requests_under_one_key(crowd: Crowd) -> None:
-    """One of them binds the key; every other one hears 422 and does nothing; equal ones replay."""
+    """
+    One of the differing requests binds the key; the others get 422 and do nothing, and requests equal to the first
+    replay.
+    """
     await crowd.first.fund("alice", 100_000)
     await crowd.first.open("bob")
     amounts = [1 + number % 40 for number in range(120)]
@@ -64,7 +69,9 @@ async def test_differing_requests_under_one_key(crowd: Crowd) -> None:
 
 
 async def test_a_crowd_under_one_key_costs_a_handful_of_batches(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waited for the first learns from its outcome what a differing request means, without a batch of its own."""
+    """
+    Requests that wait for the first one under their key are answered from its outcome, without batches of their own.
+    """
     await crowd.first.fund("alice", 100_000)
     await crowd.first.open("bob")
     sendings = itertools.count()
@@ -81,7 +88,7 @@ async def test_a_crowd_under_one_key_costs_a_handful_of_batches(crowd: Crowd, mo
 
 
 async def meet(two: Crowd, database_url: str, transfers: Sequence[tuple[str, str, str, int]]) -> list[Answer]:
-    """Send transfers so that the batches of both instances have found the key free before either binds it."""
+    """Send transfers so that the batches of both instances find the key free before either binds it."""
     async with inserts_held(database_url):
         answers = asyncio.create_task(two.all_at_once(transfers))
         await until(partial(somebody_waits, database_url, 2))
@@ -92,7 +99,7 @@ async def test_one_key_for_different_accounts(
     two: Crowd, instances: Sequence[Service], caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    Where two batches share a key but no account, no lock keeps them apart: the unique key does, and one of them wins.
+    If two batches share a key but no account, no lock separates them; the unique constraint does, and one of them wins.
     """
     for number in range(4):
         await two.first.fund(f"from-{number}", 1_000)
@@ -108,7 +115,7 @@ async def test_one_key_for_different_accounts(
 async def test_one_key_for_missing_accounts(
     two: Crowd, instances: Sequence[Service], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests that name no account that exists lock nothing, and still bind their key once."""
+    """Requests that name only missing accounts lock nothing, and still bind their key once."""
     for number in range(5):
         orders = [(f"missing-{number}", f"no-{side}", "nobody", 1) for side in range(4)]
         answers = await meet(two, instances[0].database_url, orders)
@@ -124,7 +131,7 @@ def _conflicts(caplog: pytest.LogCaptureFixture) -> int:
 
 
 async def test_bulk_and_single_with_the_same_keys(crowd: Crowd) -> None:
-    """A transfer is the same alone and as an item of a bulk: whichever comes first is posted, the others replay it."""
+    """A key is the same alone and in a bulk: the first request with it is posted, and the others replay it."""
     await crowd.first.fund("alice", 100_000)
     await crowd.first.open("bob")
     keys = [f"mixed-{number}" for number in range(40)]
@@ -153,7 +160,7 @@ async def test_bulk_and_single_with_the_same_keys(crowd: Crowd) -> None:
 
 
 async def test_one_key_twice_in_a_bulk(crowd: Crowd) -> None:
-    """Within one batch the second item of a key replays the first, or hears 422 when it differs."""
+    """Within one batch, the second item of a key replays the first, or gets 422 if it differs."""
     await crowd.first.fund("alice", 100)
     await crowd.first.open("bob")
     item = {"source": "alice", "destination": "bob", "currency": "EUR"}

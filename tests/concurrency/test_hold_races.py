@@ -1,4 +1,4 @@
-"""Many clients capture, void and reverse the same objects, and holds end under them: caps hold, books add up."""
+"""When clients race to capture, void and reverse while holds expire, limits are kept and the books add up."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ from tests.support.postgres import create_database, drop_database
 from tests.support.service import Service, in_process
 
 CLIENTS = 50
-# Holds that end within a second on one account, and seconds that a crowd may take.
+# Holds that expire within a second on one account, and seconds that a crowd may take.
 HOLDS, PATIENCE_SECONDS = 1_000, 60
 
 
@@ -35,7 +35,7 @@ async def market(crowd: Crowd) -> Crowd:
 
 
 async def all_follow(crowd: Crowd, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> list[Answer]:
-    """Send (kind, parent, fields) under keys of their own, by turns to each instance, all in the same instant."""
+    """Send (kind, parent, fields) with new keys to the instances in turn, all at the same instant."""
     turns = itertools.cycle(crowd.clients)
     async with asyncio.timeout(PATIENCE_SECONDS):
         answers = await asyncio.gather(
@@ -46,17 +46,17 @@ async def all_follow(crowd: Crowd, asked: Sequence[tuple[str, str, dict[str, Any
 
 
 def told(answers: Sequence[Answer]) -> Counter[str]:
-    """Count the answers by their kind or code."""
+    """Count the answers by kind or error code."""
     return Counter(answer.json["kind"] if answer.status == 201 else answer.code for answer in answers)
 
 
 def moved(answers: Sequence[Answer], kind: str) -> int:
-    """Return what all that were posted of a kind have moved or released."""
+    """Return the total that posted answers of a kind moved or released."""
     return sum(answer.json["amount"] for answer in answers if answer.status == 201 and answer.json["kind"] == kind)
 
 
 async def test_captures_race(market: Crowd) -> None:
-    """Of many captures at once exactly as many succeed as the hold has money for."""
+    """Of many captures at once, exactly as many succeed as the hold has money for."""
     parent = await held(market.first, 100)
     answers = await all_follow(market, [("capture", parent, {"amount": 7, "release_rest": False})] * CLIENTS)
     assert told(answers) == {"capture": 14, "capture_exceeds_hold": CLIENTS - 14}
@@ -66,7 +66,7 @@ async def test_captures_race(market: Crowd) -> None:
 
 
 async def test_captures_of_all_that_remains_race_with_voids(market: Crowd) -> None:
-    """One of them ends the hold; every other one finds it ended."""
+    """One of many captures and voids ends the hold; every other one is refused because it has ended."""
     parents = [await held(market.first, 10) for _ in range(5)]
     kinds = ["capture", "void"] * (CLIENTS // 2)
     answers = await all_follow(market, [(kind, parent, {}) for kind in kinds for parent in parents])
@@ -79,7 +79,7 @@ async def test_captures_of_all_that_remains_race_with_voids(market: Crowd) -> No
 
 
 async def test_reversals_race(market: Crowd) -> None:
-    """Never more goes back than was moved, however many ask for it."""
+    """Racing reversals never move back more than the transfer moved."""
     parent = await paid(market.first, 100)
     asked: list[tuple[str, str, dict[str, Any]]] = [("reversal", parent, {"amount": 1 + n % 9}) for n in range(CLIENTS)]
     answers = await all_follow(market, asked)
@@ -93,7 +93,9 @@ async def test_reversals_race(market: Crowd) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_everything_at_once(market: Crowd, seed: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Captures, voids, reversals, transfers and sets on the same accounts, in both directions: all are definite."""
+    """
+    Captures, voids, reversals, transfers and sets on the same accounts, in both directions, all get definite answers.
+    """
     chance = random.Random(seed)
     client = market.first
     holds = [await held(client, 20) for _ in range(8)]
@@ -135,7 +137,7 @@ async def test_everything_at_once(market: Crowd, seed: int, caplog: pytest.LogCa
 
 
 async def test_one_key_from_many_callers(two: Crowd) -> None:
-    """A capture under one key is done once, whoever asks, and all hear the same bytes; other amounts hear that."""
+    """A capture under one key is made once, and all its callers get the same bytes; a different amount gets 422."""
     await two.first.fund("alice", 1_000)
     await two.first.open("bob")
     parent = await held(two.first, 100)
@@ -164,7 +166,10 @@ async def alone(template: str, ledger: str) -> AsyncIterator[tuple[Service, Crow
 async def test_a_thousand_holds_end_within_a_second(
     alone: tuple[Service, Crowd], ledger: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While a hot account is posted to and swept, what is available counts each hold until its end, and never after."""
+    """
+    While a hot account gets transfers and expiries are posted, its available amount counts each hold exactly until its
+    end.
+    """
     service, crowd = alone
     client = crowd.first
     await client.fund("hot", 2 * HOLDS)
@@ -191,18 +196,18 @@ async def test_a_thousand_holds_end_within_a_second(
     swept += await post_expiries(service, ledger)
     assert swept == HOLDS
     assert seen == sorted(seen)
-    # Each row and each end of a hold counted one.
+    # Each hold counts twice, once for its creation and once for its end.
     assert account["version"] == 2 + HOLDS + HOLDS + posted
     assert await figures(client, "hot") == (2 * HOLDS - posted, 0, 0, 2 * HOLDS - posted)
     assert await figures(client, "purse") == (posted, 0, 0, posted)
     assert not [record for record in caplog.records if "Deadlock" in record.getMessage()]
-    # Not `check_books`: it looks at all holds for each row.
+    # `check_books` would look at all holds for each row.
     audited = await call("audit", database_url=service.database_url)
     assert audited.code == 0, audited.out
 
 
 async def _looked_at(client: Client) -> None:
-    """Look at both sides: what is held out of one is held in for the other, up to what ended between the two looks."""
+    """Read both accounts: what one holds out, the other holds in, less the holds that ended between the two reads."""
     hot = await client.account("hot")
     cold = await client.account("cold")
     assert hot["available"] == hot["balance"] - hot["held_out"]

@@ -1,4 +1,4 @@
-"""The past does not change: also what is asked of an instant that a posting under way may lie before."""
+"""The past does not change, even for an instant that a posting under way may fall before."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ from tests.support.client import Answer, Client
 from tests.support.service import Service
 from tests.support.waiting import until
 
-# Seconds for which a locked account is waited for here: less than usual, and several lock timeouts.
+# Seconds that a read waits for a locked account here: less than usual, but several lock timeouts.
 SHORT_SECONDS = 1.5
 
 
@@ -34,7 +34,7 @@ async def books(client: Client) -> Client:
 
 @asynccontextmanager
 async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connection]:
-    """Leave a posting of 30 from alice to bob uncommitted, as a batch is whose commit takes its time."""
+    """Leave a posting of 30 from alice to bob uncommitted, like a batch with a slow commit."""
     assert client.token is not None
     ledger_id = int(client.token.split("_")[1], 16)
     key, digest = "under-way", bytes(32)
@@ -55,13 +55,13 @@ async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connectio
 
 
 async def ask(client: Client, path: str, at: datetime) -> Answer:
-    """Ask with an instant."""
+    """Send a GET with an instant."""
     return await client.get(path + quote(at.isoformat()))
 
 
 @pytest.mark.parametrize("path", ["/v1/accounts/alice/balance?at=", "/v1/accounts/alice/entries?to="])
 async def test_a_posting_under_way_is_waited_for(service: Service, books: Client, path: str) -> None:
-    """An instant after that of a posting which has not committed yet is answered with the posting, or not yet."""
+    """A read at an instant after that of an uncommitted posting waits, and its answer includes the posting."""
     async with under_way(service.database_url, books) as connection:
         at = await connection.fetchval("SELECT clock_timestamp()")
         first = asyncio.create_task(ask(books, path, at))
@@ -78,7 +78,7 @@ async def test_a_posting_under_way_is_waited_for(service: Service, books: Client
 
 
 async def test_old_instants_wait_for_nobody(service: Service, books: Client) -> None:
-    """The distant past, and a statement without an end, are read past every lock."""
+    """Reads of old instants, and statements without an end, do not wait for locks."""
     async with lock_held(service, "alice"):
         assert (await books.get("/v1/accounts/alice/balance?at=2001-01-01T00:00:00Z")).json["balance"] == 0
         assert (await books.get("/v1/accounts/alice/entries?to=2001-01-01T00:00:00Z")).json["data"] == []
@@ -88,7 +88,7 @@ async def test_old_instants_wait_for_nobody(service: Service, books: Client) -> 
 async def test_a_locked_account_keeps_only_its_own_callers(
     service: Service, books: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks for the last moments of an account that stays locked hears 503; the neighbour's is answered."""
+    """Reads of the last moments of a locked account get 503; those of other accounts are answered."""
     monkeypatch.setattr("server.ledger.recent.READ_DEADLINE_SECONDS", SHORT_SECONDS)
     async with lock_held(service, "alice") as holder:
         at = await holder.fetchval("SELECT clock_timestamp()")
@@ -100,7 +100,7 @@ async def test_a_locked_account_keeps_only_its_own_callers(
 
 
 async def test_the_future_is_not_waited_for(books: Client) -> None:
-    """An instant that has not come is refused at `balance`, and ends no statement."""
+    """A future instant is refused at `balance`, and does not limit a statement."""
     at = datetime.fromisoformat("2100-01-01T00:00:00+00:00")
     assert (await ask(books, "/v1/accounts/alice/balance?at=", at)).status == 400
     assert len((await ask(books, "/v1/accounts/alice/entries?to=", at)).json["data"]) == 1

@@ -1,4 +1,6 @@
-"""Two processes on one database: what joins in memory in one of them meets in Postgres here."""
+"""
+Two server processes on one database: duplicates that would meet in memory within one process meet in Postgres here.
+"""
 
 import asyncio
 from collections import Counter
@@ -18,7 +20,7 @@ LEDGER = "processes"
 
 
 class Processes(NamedTuple):
-    """A crowd, and what its servers logged."""
+    """A crowd, and the logs of its servers."""
 
     crowd: Crowd
     logs: list[Path]
@@ -26,7 +28,7 @@ class Processes(NamedTuple):
 
 @pytest.fixture
 async def processes(database_url: str, tmp_path: Path) -> AsyncIterator[Processes]:
-    """Two servers, each a process of its own, on one database."""
+    """Two server processes on one database."""
     logs = [tmp_path / f"server-{number}.log" for number in range(2)]
     servers = [ServerProcess(database_url, log) for log in logs]
     token = await make_key(database_url, LEDGER)
@@ -40,7 +42,9 @@ async def processes(database_url: str, tmp_path: Path) -> AsyncIterator[Processe
 
 
 async def test_duplicates_meet_in_the_database(processes: Processes) -> None:
-    """Identical requests, exact balances, shared keys and opposing transfers over two processes: one truth."""
+    """
+    Identical requests, exact balances, shared keys and opposing transfers over two processes get consistent answers.
+    """
     crowd = processes.crowd
     await crowd.first.fund("ann", 1_000)
     await crowd.first.fund("ben", 1_000)
@@ -55,7 +59,7 @@ async def test_duplicates_meet_in_the_database(processes: Processes) -> None:
         assert {(answer.status, answer.body) for answer in answers} == {(201, answers[0].body)}
 
     for number in range(30):
-        # By turns: each process gets one of the two, and the accounts differ.
+        # In turns: each process gets one of the two, and their accounts differ.
         answers = await crowd.all_at_once([(f"key-{number}", "ann", "ben", 1), (f"key-{number}", "exact-0", "no", 1)])
         assert Counter(answer.status for answer in answers)[422] == 1
 

@@ -1,4 +1,4 @@
-"""Reading transfers as they come, as docs/reference/requests.md says: nothing posted meanwhile is missed."""
+"""A client that follows new transfers as docs/reference/requests.md says misses none that is posted in between."""
 
 import asyncio
 import random
@@ -27,21 +27,21 @@ from tests.support.service import ServerProcess, Service, make_key
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "requests.md"
 LEDGER = "read-on"
 WRITERS = 16
-# Passes that have to rely on reading back before the writers stop.
+# Passes that must rely on reading back before the writers stop.
 PASSES = 10
 ACCOUNTS = [f"account-{number}" for number in range(40)]
-# How long a posting may take to be seen; the rest of what the page says is for clocks, of which there is one here.
+# The longest time until a posting is visible. The page's margin also covers clocks, but this test has only one.
 READ_BACK = timedelta(seconds=COMMAND_TIMEOUT_SECONDS)
 
 
 class Follower:
     """
-    Reads a ledger's transfers newest first, again and again.
+    Reads a ledger's transfers repeatedly, newest first.
 
     Args:
-        client: Of the ledger.
+        client: A client of the ledger.
 
-        read_back: How far behind the newest transfer of the pass before each pass reads.
+        read_back: How far each pass reads back beyond the newest transfer of the pass before.
     """
 
     def __init__(self, client: Client, read_back: timedelta) -> None:
@@ -49,11 +49,11 @@ class Follower:
         self._read_back = read_back
         self._newest: datetime | None = None
         self.seen: set[str] = set()
-        # Passes that did not read to the end.
+        # Passes that stopped before the end.
         self.short = 0
 
     async def look(self) -> list[Any]:
-        """Read one pass, and return its rows."""
+        """Read one pass and return its rows."""
         rows: list[Any] = []
         cursor = ""
         while True:
@@ -76,7 +76,10 @@ def _at(row: Any) -> datetime:
 
 
 def test_the_page_reads_back_far_enough() -> None:
-    """What the page says leaves as much for clocks as a posting may take; both its other figures are those in force."""
+    """
+    The margin on the page allows for clocks as much as a posting may take, and its other two figures are those in
+    force.
+    """
     text = PAGE.read_text()
     (seconds,) = re.findall(r"more than \*\*(\d+) s\*\* before", text)
     assert int(seconds) >= 2 * COMMAND_TIMEOUT_SECONDS
@@ -86,7 +89,10 @@ def test_the_page_reads_back_far_enough() -> None:
 
 @asynccontextmanager
 async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterator[None]:
-    """Post from alice to bob as the service does, under an id: it has its instant in the block and is seen after it."""
+    """
+    Post from alice to bob as the service does, with this id: its instant is fixed in the block, and it commits
+    afterwards.
+    """
     request = TransferRequest(
         *(f"key-{transfer}", b"f" * 32, transfer, "alice", "bob", 1, "EUR", "r", None, "{}", None, "request"),
         *(None, None, None),
@@ -113,7 +119,7 @@ async def books(client: Client) -> Client:
 
 
 async def test_the_order_is_that_of_posting(service: Service, books: Client, ledger: str) -> None:
-    """What was received first and posted last is the newest, in every list."""
+    """A transfer that was received first and posted last is the newest in every list."""
     received = new_transfer_id()
     newer = (await books.transfer("alice", "bob", 1, reference="r")).json["id"]
     async with posting(service, ledger, received):
@@ -129,7 +135,7 @@ async def test_the_order_is_that_of_posting(service: Service, books: Client, led
 
 
 async def test_a_posting_that_commits_late_is_read(service: Service, books: Client, ledger: str) -> None:
-    """A transfer that appears behind newer ones is met by reading back, and not by stopping at what is known."""
+    """A transfer that appears behind newer ones is found by reading back, where a stop at known rows would miss it."""
     follower = Follower(books, READ_BACK)
     await follower.look()
     late = new_transfer_id()
@@ -142,7 +148,7 @@ async def test_a_posting_that_commits_late_is_read(service: Service, books: Clie
 
 @pytest.mark.timeout(120)
 async def test_no_transfer_is_missed(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Sixteen writers on two workers, and a reader that follows the page: every transfer is read, in one order."""
+    """While sixteen writers use two servers, a reader that follows the page sees every transfer, in one order."""
     servers = [ServerProcess(database_url, tmp_path / f"{number}.log", redis_url=redis_url) for number in range(2)]
     token = await make_key(database_url, LEDGER)
     dice = random.Random(7)

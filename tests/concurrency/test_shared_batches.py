@@ -1,4 +1,4 @@
-"""Batches of several ledgers on several connections: whatever they share, they wait for one another in one order."""
+"""Batches of several ledgers on several connections lock whatever they share in one order, so they never deadlock."""
 
 import asyncio
 import random
@@ -22,11 +22,11 @@ CONNECTIONS = 6
 LEDGERS = 8
 BATCHES = 60
 UNITS_MAX = 12
-# So few that batches of two connections nearly always share some.
+# So few that batches on two connections nearly always share some.
 ACCOUNTS = 6
 # Keys of a ledger that are new at about the same time.
 KEYS = 30
-# A deadlock is told as one: it is looked for at once, and nobody gives up waiting before.
+# Deadlocks are detected quickly, and no statement times out before.
 SETTINGS = {**SESSION_SETTINGS, "deadlock_timeout": "50", "statement_timeout": "60000"}
 WAIT_MS = 60_000
 
@@ -40,7 +40,7 @@ def request(key: str, source: str, destination: str, amount: int = 1) -> Transfe
 
 
 def unit_of(ledger_id: int, number: int, chance: random.Random, taken: set[str]) -> Unit:
-    """Return a single request, a bulk or a set, with keys that others use too, but no other unit of the batch."""
+    """Return a single request, a bulk or a set; other batches use the same keys, but no other unit of this batch."""
     requests = []
     for _ in range(chance.choice((1, 1, 1, 3, 5))):
         key = f"key-{number}-{chance.randrange(KEYS)}"
@@ -53,7 +53,7 @@ def unit_of(ledger_id: int, number: int, chance: random.Random, taken: set[str])
 
 
 async def send(connection: asyncpg.Connection, units: list[Unit], chance: random.Random) -> Counter[str]:
-    """Send a batch until it is posted, and count what became of it."""
+    """Send a batch until it is posted, and count the outcomes."""
     arrays = columns(units)
     counted = Counter[str]()
     while True:
@@ -61,7 +61,7 @@ async def send(connection: asyncpg.Connection, units: list[Unit], chance: random
         try:
             row = await connection.fetchrow(query("transfer_post_many"), *arrays.arguments, waits, WAIT_MS, True)
         except asyncpg.UniqueViolationError:
-            # A key was bound meanwhile: sent again, the batch finds it.
+            # Another batch bound a key at the same time; the next attempt finds it.
             counted["bound meanwhile"] += 1
             continue
         assert row is not None
@@ -69,7 +69,7 @@ async def send(connection: asyncpg.Connection, units: list[Unit], chance: random
 
 
 async def work(database_url: str, ids: list[int], seed: int) -> Counter[str]:
-    """Send random batches, and count what became of them."""
+    """Send random batches, and count the outcomes."""
     chance, counted = random.Random(seed), Counter[str]()
     connection = await asyncpg.connect(database_url, server_settings=SETTINGS)
     try:
@@ -85,7 +85,7 @@ async def work(database_url: str, ids: list[int], seed: int) -> Counter[str]:
 
 
 async def made(database_url: str) -> list[int]:
-    """Make the ledgers with their accounts, and return their ids."""
+    """Create the ledgers with their accounts, and return their ids."""
     for number in range(LEDGERS):
         await administer(database_url, "INSERT INTO tallystick.ledgers (name) VALUES ($1)", f"shared-{number}")
     await administer(
@@ -98,7 +98,7 @@ async def made(database_url: str) -> list[int]:
 
 
 async def test_random_batches_never_deadlock(database_url: str) -> None:
-    """Six connections send random batches over eight ledgers, with shared keys and accounts; the books add up."""
+    """Six connections send random batches over eight ledgers with shared keys and accounts: none deadlocks."""
     ids = await made(database_url)
     async with asyncio.timeout(120):
         counts = await asyncio.gather(*(work(database_url, ids, seed) for seed in range(CONNECTIONS)))
@@ -109,8 +109,8 @@ async def test_random_batches_never_deadlock(database_url: str) -> None:
 
 async def test_batches_that_share_only_keys_never_deadlock(database_url: str) -> None:
     """
-    Where no account exists, no lock keeps batches apart: all of them bind the same keys at once, each of them in the
-    order of ledgers and keys, whatever the order of its requests.
+    If no account exists, no lock separates the batches: all bind the same keys at once, each in the order of ledgers
+    and keys, whatever the order of its requests.
     """
     ids = await made(database_url)
     connections = [await asyncpg.connect(database_url, server_settings=SETTINGS) for _ in range(CONNECTIONS)]

@@ -14,23 +14,23 @@ from tests.support.postgres import create_database, drop_database
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """Give a folder whose path leaves room for the name of a socket."""
+    """Yield a folder with a path short enough for unix sockets."""
     with server_folder("ts-") as folder:
-        # A balancer that root started works as somebody else.
+        # A balancer that root starts runs as a different user.
         folder.chmod(0o755)
         yield folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of the test."""
+    """A folder for the test."""
     with short_folder() as place:
         yield place
 
 
 @pytest.fixture(scope="package")
 async def servers(template: str, redis_url: str) -> AsyncIterator[Servers]:
-    """Two servers for all tests here, each of which leaves both serving."""
+    """Two servers for all tests here; each test must leave both serving."""
     copy = await create_database(template)
     with short_folder() as folder:
         async with two_servers(copy, redis_url, folder) as both:
@@ -48,27 +48,27 @@ async def machines_of_file(kind: type[Balancer], servers: Servers, **variables: 
 
 @pytest.fixture(scope="module", params=sorted(BALANCERS))
 async def machines(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Machines]:
-    """Two servers behind HAProxy, and behind nginx."""
+    """Two servers behind HAProxy, and two behind nginx."""
     async with machines_of_file(BALANCERS[request.param], servers) as running:
         yield running
 
 
 @pytest.fixture
 async def hosts(machines: Machines) -> AsyncIterator[Hosts]:
-    """The same, with a ledger of the test."""
+    """The same machines with a new ledger for the test."""
     async with hosts_of(machines) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 async def haproxy_machines(servers: Servers) -> AsyncIterator[Machines]:
-    """Two servers that HAProxy asks by turns."""
+    """Two servers that HAProxy uses in turn."""
     async with machines_of_file(Haproxy, servers, BALANCER_ALGORITHM="roundrobin") as running:
         yield running
 
 
 @pytest.fixture
 async def haproxy_hosts(haproxy_machines: Machines) -> AsyncIterator[Hosts]:
-    """The same, with a ledger of the test."""
+    """The same machines with a new ledger for the test."""
     async with hosts_of(haproxy_machines) as running:
         yield running

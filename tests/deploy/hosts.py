@@ -1,4 +1,4 @@
-"""Servers behind a balancer, and callers that post, read and remember."""
+"""Servers behind a balancer, and callers that post, read and check what they read."""
 
 import asyncio
 import itertools
@@ -18,19 +18,19 @@ from tests.support.command import call
 from tests.support.history import BACK_SECONDS, RETRY_SECONDS, History
 from tests.support.service import ServerProcess, make_key
 
-# A ledger for each test: what its callers sent and heard is all that is in it.
+# Each test has its own ledger, which contains only what its callers sent.
 _ledgers = itertools.count(1)
-# Callers at once, each on connections of its own: enough to have requests under way on both servers at any moment.
+# Callers at once, each on its own connections: enough that requests are under way on both servers at any moment.
 CALLERS = 8
-# Seconds that a caller thinks, at most: some requests are under way at any moment, and the machine is not full of them.
+# The longest pause of a caller, in seconds: some requests are always under way, without overloading the machine.
 THINK_SECONDS = 0.15
-# Accounts they pay into; each is written by several of them and read by all.
+# Accounts that callers pay into; each is written by several callers and read by all.
 PAYEES = 4
-# Transfers that must have been acknowledged before something happens, and after it.
+# Transfers that must be acknowledged before an event and after it.
 STEADY = 40
-# Failed authentications that the servers allow an address; none comes back during a test.
+# Failed authentications that the servers allow an address; no token comes back during a test.
 FAILURES_BURST = 20
-# Seconds that callers get to finish what they are at.
+# Seconds for callers to finish.
 END_SECONDS = 40.0
 
 
@@ -38,14 +38,14 @@ Servers = tuple[ServerProcess, ServerProcess]
 
 
 class Machines(NamedTuple):
-    """Two servers and the balancer before them."""
+    """Two servers and the balancer in front of them."""
 
     servers: Servers
     balancer: Balancer
 
 
 class Hosts(NamedTuple):
-    """The same, a client of the balancer, and what its callers sent and heard."""
+    """The machines, a client of the balancer, and the history of the callers."""
 
     servers: Servers
     balancer: Balancer
@@ -53,11 +53,11 @@ class Hosts(NamedTuple):
     history: History
 
     def direct(self, number: int) -> Client:
-        """Return a client of one server."""
+        """Return a client of one server, without the balancer."""
         return Client(self.client.session, self.servers[number].url, self.client.token)
 
     async def audited(self) -> None:
-        """Assert that every caller was told the truth, and that the books add up by the command of operators too."""
+        """Assert that every caller got true answers, and that `tallystick audit` finds the books right."""
         await self.history.check()
         ended = await call("audit", database_url=self.history.database_url)
         assert ended.code == 0, (ended.out, ended.err)
@@ -83,7 +83,7 @@ async def two_servers(database_url: str, redis_url: str, folder: Path) -> AsyncI
 async def machines_behind(
     kind: type[Balancer], servers: Servers, folder: Path, **variables: str
 ) -> AsyncIterator[Machines]:
-    """Start the balancer before two servers."""
+    """Start a balancer in front of two servers."""
     balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
     try:
         await balancer.start()
@@ -107,12 +107,12 @@ async def hosts_of(machines: Machines) -> AsyncIterator[Hosts]:
 
 class Callers:
     """
-    A steady load: each caller posts a transfer, insists with the same key until it has its answer, and reads.
+    A steady load: each caller posts a transfer, retries with the same key until it is answered, and reads.
 
     Attributes:
         acknowledged: Transfers that were answered 201.
 
-        reads: Statuses of all reads, None where no answer came.
+        reads: Statuses of all reads; None stands for no answer.
     """
 
     def __init__(self, hosts: Hosts) -> None:
@@ -123,7 +123,7 @@ class Callers:
         self.reads: list[int | None] = []
 
     async def steady(self, happens: Callable[[], Awaitable[None]]) -> None:
-        """Run them before, while and after something happens; return when all have their answers."""
+        """Run the callers before, during and after an event; return when all have their answers."""
         self._tasks = [asyncio.create_task(self._call(number)) for number in range(CALLERS)]
         try:
             await self.more()
@@ -153,7 +153,7 @@ class Callers:
                 assert verdict(answer) == "posted", answer
                 self.acknowledged += 1
                 count += 1
-                # Whichever server answers, it knows of what was acknowledged through the other.
+                # Whichever server answers must know what was acknowledged through the other.
                 read = await self._read(client, payee)
                 assert read.json["version"] >= answer.json["destination_version"], (read, answer)
                 await asyncio.sleep(chance.uniform(0, THINK_SECONDS))
@@ -171,7 +171,7 @@ class Callers:
 
 
 def definite(hosts: Hosts, callers: Callers) -> None:
-    """Assert that every write and every read was served at the first attempt."""
+    """Assert that every write and every read succeeded at the first attempt."""
     assert not hosts.history.errors, (hosts.history.errors, hosts.balancer.log.read_text())
     others = [o.answer for o in hosts.history.operations if verdict(o.answer) != "posted"]
     assert not others, (others, hosts.balancer.log.read_text())

@@ -1,4 +1,4 @@
-"""Servers that are ready, take a request and end the connection without an answer: what a crash looks like."""
+"""Servers that are ready, accept a request and end the connection without an answer, as a crash looks to a balancer."""
 
 import asyncio
 from collections import Counter
@@ -11,14 +11,14 @@ READY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 class Sinks:
-    """Two such servers; `heard` counts what reached them, by the first line of the request."""
+    """Two such servers; `heard` counts the requests that reached them, by their first line."""
 
     def __init__(self) -> None:
         self.heard: Counter[str] = Counter()
         self.ports: list[int] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the probes of a connection, and end it at the first other request, once that has come whole."""
+        """Answer the probes on a connection, and end it after the first other request has arrived completely."""
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -38,7 +38,7 @@ class Sinks:
 
 @asynccontextmanager
 async def sinks() -> AsyncIterator[Sinks]:
-    """Run two."""
+    """Run two such servers."""
     both = Sinks()
     servers = [await asyncio.start_server(both.serve, "127.0.0.1", 0) for _ in range(2)]
     both.ports = [server.sockets[0].getsockname()[1] for server in servers]

@@ -1,4 +1,6 @@
-"""The shipped configurations: what is sent again and what never, what callers hear, and how operators steer HAProxy."""
+"""
+The shipped configurations of balancers: retries, their own answers to callers, and HAProxy's commands for operators.
+"""
 
 import asyncio
 from collections import Counter
@@ -19,21 +21,21 @@ from tests.support.client import Answer, Client
 from tests.support.listening import stop_accepting
 from tests.support.waiting import until
 
-# What pytest raises for a test that fails on purpose, and for one that is left out.
+# The exceptions of pytest for a failed test and for a skipped one.
 Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
-# Requests that are divided between two servers, three to one.
+# Requests that are divided between two servers.
 DIVIDED = 40
 
 
 @pytest.fixture(params=sorted(BALANCERS))
 def kind(request: pytest.FixtureRequest) -> type[Balancer]:
-    """HAProxy, and nginx."""
+    """HAProxy and nginx."""
     return BALANCERS[request.param]
 
 
 @asynccontextmanager
 async def asked(balancer: Balancer) -> AsyncIterator[Client]:
-    """Start a balancer and give a client of it."""
+    """Start a balancer and yield a client of it."""
     try:
         await balancer.start()
         async with aiohttp.ClientSession() as session:
@@ -44,13 +46,13 @@ async def asked(balancer: Balancer) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def lost(kind: type[Balancer], folder: Path) -> AsyncIterator[tuple[Client, Sinks]]:
-    """A client of a balancer whose servers are lost with every request."""
+    """A client of a balancer whose servers fail at every request."""
     async with sinks() as both, asked(kind(folder, (both.ports[0], both.ports[1]))) as client:
         yield client, both
 
 
 def problem(answer: Answer) -> tuple[int, str, str, str]:
-    """Return status, code, outcome and retry of an answer, which is a problem with the id of its request."""
+    """Return status, code, outcome and retry of a problem, which must name the id of its request."""
     assert answer.headers["Content-Type"] == "application/problem+json", answer
     assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "order-17"
     assert answer.json["status"] == answer.status
@@ -60,20 +62,22 @@ def problem(answer: Answer) -> tuple[int, str, str, str]:
 
 @pytest.mark.parametrize(("everything", "ending"), [("1", Failed), ("", Skipped)])
 def test_a_balancer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, everything: str, ending: Any) -> None:
-    """Where nothing may be left out its tests fail, elsewhere they are skipped; both say what to install."""
+    """
+    If a balancer is missing, its tests fail where no test may be skipped, and are skipped elsewhere; both name it.
+    """
     monkeypatch.setenv(ALL_TESTS, everything)
     with pytest.raises(ending, match="no-such-balancer is not installed"):
         program("no-such-balancer")
 
 
 async def test_a_write_that_was_sent_is_never_sent_again(lost: tuple[Client, Sinks]) -> None:
-    """The caller hears that the outcome is unknown, and one server heard of the request, once."""
+    """A write whose answer is lost reaches one server once, and its caller is told that the outcome is unknown."""
     client, both = lost
     answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
     assert problem(answer) == (502, "unavailable", "unknown", "same_key")
     assert both.heard == {"POST /v1/transfers": 1}
     for number in range(2, 6):
-        # On a connection that has been used before, HAProxy says nothing and ends it.
+        # On a connection that was used before, HAProxy ends the connection without an answer.
         with suppress(aiohttp.ServerDisconnectedError):
             answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
             assert problem(answer) == (502, "unavailable", "unknown", "same_key")
@@ -84,7 +88,7 @@ async def test_a_write_that_was_sent_is_never_sent_again(lost: tuple[Client, Sin
 
 
 async def test_a_read_that_was_lost_is_sent_again(lost: tuple[Client, Sinks]) -> None:
-    """A read is tried at more than one server before the caller hears that there is no answer."""
+    """A read whose answer is lost is tried at more than one server before its caller gets an error."""
     client, both = lost
     answer = await client.get("/v1/accounts/a", X_Request_Id="order-17")
     assert problem(answer)[:2] in ((502, "unavailable"), (503, "overloaded"))
@@ -92,7 +96,7 @@ async def test_a_read_that_was_lost_is_sent_again(lost: tuple[Client, Sinks]) ->
 
 
 async def test_nobody_is_there(kind: type[Balancer], folder: Path) -> None:
-    """Without any server callers hear so at once; HAProxy knows that nothing was done, nginx does not."""
+    """Without any server, callers get an error at once; HAProxy reports `not_applied`, and nginx `unknown`."""
     said = {
         "haproxy": (503, "overloaded", "not_applied", "same_key"),
         "nginx": (502, "unavailable", "unknown", "same_key"),
@@ -105,7 +109,7 @@ async def test_nobody_is_there(kind: type[Balancer], folder: Path) -> None:
 
 
 async def test_what_is_on_top_hears_not_now(folder: Path) -> None:
-    """With its servers full, HAProxy keeps a request for a moment and then says that nothing was done."""
+    """When its servers are full, HAProxy queues a request for a moment and then answers `not_applied`."""
     release = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -136,7 +140,7 @@ async def test_what_is_on_top_hears_not_now(folder: Path) -> None:
 
 
 async def test_weights_divide(haproxy_hosts: Hosts) -> None:
-    """By turns, a server with three times the weight gets three times the requests; with none it gets none."""
+    """A server with three times the weight gets three times the requests; one with weight 0 gets none."""
     balancer = haproxy_hosts.balancer
     assert isinstance(balancer, Haproxy)
 
@@ -157,7 +161,7 @@ async def test_weights_divide(haproxy_hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("way", ["set server tallystick/one state drain", "set weight tallystick/one 0"])
 async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
-    """An operator takes a server out and stops it when nothing runs there: no caller notices anything."""
+    """If an operator drains a server and stops it once it is idle, no caller notices anything."""
     hosts = haproxy_hosts
     balancer, callers = hosts.balancer, Callers(haproxy_hosts)
     assert isinstance(balancer, Haproxy)
@@ -171,7 +175,7 @@ async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
         served = (await balancer.state("one"))["stot"]
         await callers.more()
         assert (await balancer.state("one"))["stot"] == served
-        # Nothing runs there: not even this hurts.
+        # The server is idle, so even a kill does no harm.
         hosts.servers[0].kill()
         await hosts.servers[0].wait()
         await hosts.servers[0].start()
@@ -185,7 +189,7 @@ async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
 
 
 async def test_haproxy_counts(haproxy_hosts: Hosts) -> None:
-    """Prometheus can ask HAProxy what it does; nothing else is answered there."""
+    """HAProxy has metrics for Prometheus at this address, and nothing else."""
     balancer = haproxy_hosts.balancer
     assert isinstance(balancer, Haproxy)
     url = f"http://127.0.0.1:{balancer.metrics_port}"

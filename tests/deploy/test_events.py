@@ -1,4 +1,4 @@
-"""Reading events through a balancer: nothing is kept back, and nobody is cut off for waiting."""
+"""Balancers pass events on without delay, and do not cut off readers that wait."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from tests.deploy.hosts import Hosts
 from tests.support.balancer import DEPLOY
 from tests.support.events import relaying, streaming
 
-# Seconds that an answer may take on top of the time that was asked for.
+# Seconds that an answer may take beyond the requested wait.
 MARGIN_SECONDS = 10
 
 
@@ -23,13 +23,13 @@ MARGIN_SECONDS = 10
     ],
 )
 def test_servers_may_be_silent(file: str, timeout: str) -> None:
-    """For as long as a caller may wait, and a stream may say nothing."""
+    """Balancers allow a server to be silent for as long as a poll may wait and a stream may be idle."""
     [seconds] = re.findall(timeout, (DEPLOY / file).read_text())
     assert int(seconds) >= max(WAIT_MAX_SECONDS, SILENCE_SECONDS) + MARGIN_SECONDS
 
 
 async def test_events_come_at_once(hosts: Hosts) -> None:
-    """A reader that waits and a stream hear of one small event while both go on."""
+    """A waiting poll gets one small event at once, and so does an open stream."""
     async with relaying(hosts.history.database_url):
         async with streaming(hosts.client, "?type=account.closed") as stream:
             waiting = asyncio.create_task(hosts.client.get("/v1/events?type=account.closed&wait=30"))

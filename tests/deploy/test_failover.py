@@ -1,4 +1,6 @@
-"""The primary is lost and its synchronous standby promoted: the service goes on, nothing acknowledged is missing."""
+"""
+If the primary is lost and its synchronous standby promoted, the service goes on and no acknowledged transfer is lost.
+"""
 
 import asyncio
 import time
@@ -27,24 +29,25 @@ CALLERS = 8
 # Transfers that wait for the standby, and how often each is sent.
 ASKERS = 3
 ATTEMPTS = 2
-# Seconds for which each of them waits.
+# Seconds that each attempt waits.
 WAIT_SECONDS = 2.0
-# Transfers acknowledged before the primary is lost, and after writes have come back.
+# Transfers acknowledged before the primary is lost, and after writes work again.
 STEADY = 100
-# Seconds in which writes must be back after the promotion. The promise is 10; the machine may be busy with other tests.
+# Seconds in which writes must work after the promotion. The promise is 10, but the machine may be busy with other
+# tests.
 BACK_SECONDS = 30.0
-# Whether all that was posted is in the feed, in positions without a gap.
+# Whether all transfers are in the feed, in positions without a gap.
 _TOLD = """
     SELECT (SELECT count(*) FROM tallystick.outbox) = 0
        AND (SELECT sum(size) FROM tallystick.feed WHERE account IS NULL) = (SELECT count(*) FROM tallystick.transfers)
        AND (SELECT sum(size) = max(position) FROM tallystick.feed) AS told
 """
-# Seconds in which each single answer must come, whatever is lost: the deadline of a posting, and some.
+# Seconds in which each answer must come, whatever is lost: a little more than the deadline of a posting.
 ANSWER_SECONDS = 15.0
 
 
 class Served(NamedTuple):
-    """Both servers of a service, a client of it, and its history."""
+    """Both database servers, a client of the service, and its history."""
 
     both: Replicated
     client: Client
@@ -53,7 +56,7 @@ class Served(NamedTuple):
 
 @asynccontextmanager
 async def migrated(folder: Path) -> AsyncIterator[Replicated]:
-    """Start both servers, with an empty ledger."""
+    """Start both database servers with an empty ledger."""
     with replicated(folder) as both:
         await both.start()
         await migrate(both.database_url)
@@ -61,7 +64,7 @@ async def migrated(folder: Path) -> AsyncIterator[Replicated]:
 
 
 async def furnished(both: Replicated, client: Client, ledger: str) -> Served:
-    """Open `alice`, who has money, and `bob`."""
+    """Open `alice`, who has money, and `bob`, who has none."""
     await client.fund("alice", 1_000_000)
     assert (await client.open("bob")).status == 201
     return Served(both, client, History(both.standby.url(), ledger))
@@ -69,7 +72,7 @@ async def furnished(both: Replicated, client: Client, ledger: str) -> Served:
 
 @pytest.fixture
 async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
-    """A server process with both servers in its address, which a test may lose."""
+    """A server process with both database servers in its address; the test may lose them."""
     async with migrated(folder) as both:
         token = await make_key(both.database_url, LEDGER)
         background = {"TALLYSTICK_BACKGROUND": "true"}
@@ -84,7 +87,7 @@ async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="module")
 async def lasting() -> AsyncIterator[Replicated]:
-    """Both servers, which no test loses."""
+    """Both database servers, which no test may lose."""
     with short_folder() as folder:
         async with migrated(folder) as both:
             yield both
@@ -94,7 +97,7 @@ async def lasting() -> AsyncIterator[Replicated]:
 async def waiting(
     lasting: Replicated, redis_url: str, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Served]:
-    """A service that gives up what waits for the standby sooner than usual; the standby goes on afterwards."""
+    """A service with a short deadline for postings that wait for the standby; the standby goes on afterwards."""
     monkeypatch.setattr("server.ledger.posting.DEADLINE_SECONDS", WAIT_SECONDS)
     async with in_process(lasting.database_url, redis_url) as service:
         try:
@@ -104,13 +107,13 @@ async def waiting(
 
 
 class Load:
-    """Callers that insist, each with the same key until a transfer has a definite answer."""
+    """Callers that each retry with the same key until a transfer is posted."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
         self._stop = asyncio.Event()
         self.acknowledged = 0
-        # Monotonic seconds of the last acknowledgement.
+        # Monotonic instant of the last acknowledgement, in seconds.
         self.last = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -142,7 +145,7 @@ class Load:
                 assert answer is not None, history.errors
                 if verdict(answer) == "posted":
                     break
-                # What api.md promises of a refusal: whether it was applied, and that the same key may be used again.
+                # A refusal says whether the transfer was applied, and that the same key may be used again.
                 assert answer.status == 503, answer
                 assert answer.json["outcome"] in ("not_applied", "unknown"), answer
                 assert answer.json["retry"] == "same_key", answer
@@ -155,7 +158,7 @@ class Load:
 
 
 async def fail_over(served: Served, load: Load) -> None:
-    """Promote the standby, wait until writes are back, and check everything, the feed too."""
+    """Promote the standby, wait until writes work, and check the books and the feed."""
     both, history = served.both, served.history
     lost = time.monotonic()
     await both.promote()
@@ -183,7 +186,10 @@ async def fail_over(served: Served, load: Load) -> None:
 
 
 async def test_the_primary_is_lost(served: Served) -> None:
-    """Crashed under load: what was acknowledged is in the standby, once, and writes come back without a restart."""
+    """
+    After a crash of the primary under load, the standby has every acknowledged transfer once, and writes need no
+    restart.
+    """
     async with Load(served) as load:
         await load.more(STEADY)
         served.both.primary.crash()
@@ -192,7 +198,9 @@ async def test_the_primary_is_lost(served: Served) -> None:
 
 
 async def test_the_primary_answers_no_more(served: Served) -> None:
-    """Frozen, as a host that is cut off: connections to it are not refused, and the standby is found all the same."""
+    """
+    A frozen primary, like a host that is cut off, refuses no connections, and the service still finds the standby.
+    """
     async with Load(served) as load:
         await load.more(STEADY)
         served.both.primary.freeze()
@@ -201,7 +209,7 @@ async def test_the_primary_answers_no_more(served: Served) -> None:
 
 
 async def test_the_standby_is_away(waiting: Served) -> None:
-    """While the standby does not confirm, nothing is acknowledged, also not to who asks again; afterwards all is."""
+    """While the standby does not confirm, nothing is acknowledged, even to retries; afterwards all transfers are."""
     client, history = waiting.client, waiting.history
     waiting.both.standby.freeze()
     keys = [f"waits-{number}" for number in range(ASKERS)]
@@ -216,7 +224,7 @@ async def test_the_standby_is_away(waiting: Served) -> None:
 
 @pytest.mark.parametrize("source", ["alice", "nobody"])
 async def test_what_waits_for_the_standby_is_not_told_from_its_row(waiting: Served, source: str) -> None:
-    """Whoever asks again is not told of a row that only the primary has, though its accounts cannot be locked."""
+    """A retry is not answered from a row that only the primary has, even while its accounts are locked."""
     client, history = waiting.client, waiting.history
     waiting.both.standby.freeze()
     asked = (client, "waits", source, "bob", 1)

@@ -1,4 +1,4 @@
-"""compose.yaml and kubernetes.yaml say of the service what is true of it."""
+"""compose.yaml and kubernetes.yaml match the service."""
 
 import re
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from tests.support.service import WEBHOOK_KEY
 
 ROOT = DEPLOY.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# Seconds that are left between the supervisor's own bound on its end and whoever would kill it.
+# Seconds between the supervisor's own limit for its end and the kill.
 MARGIN_SECONDS = 5
 DEFAULTS = Settings()
 
 
 def documents(path: Path) -> list[Any]:
-    """Return what a YAML file holds."""
+    """Return the documents of a YAML file."""
     return list(yaml.safe_load_all(path.read_text()))
 
 
@@ -39,24 +39,24 @@ JOB: dict[str, Any] = KUBERNETES["Job", "tallystick-migrate"]["spec"]["template"
 
 
 def seconds(text: str) -> int:
-    """Return how long a compose file says, in seconds."""
+    """Return a duration of a compose file in seconds."""
     assert text.endswith("s")
     return int(text[:-1])
 
 
 def substituted(value: str) -> str:
-    """Return a value of a compose file with the defaults of its variables."""
+    """Return a value of a compose file with the defaults of its variables filled in."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 def ports() -> dict[str, int]:
-    """Return the named ports of the pod."""
+    """Return the pod's named ports."""
     return {port["name"]: port["containerPort"] for port in SERVER["ports"]}
 
 
 @pytest.mark.parametrize("name", ["server-1", "server-2", "migrate"])
 def test_compose_runs_the_image(name: str) -> None:
-    """Settings and command are ones that the service knows; the image is that of the Dockerfile."""
+    """The service accepts its settings and command, and its image is that of the Dockerfile."""
     service = SERVICES[name]
     assert service["build"] == "."
     parser().parse_args(service["command"])
@@ -65,12 +65,12 @@ def test_compose_runs_the_image(name: str) -> None:
     assert settings.redis_url is not None
     assert settings.database_url.endswith(f"@postgres:5432/{SERVICES['postgres']['environment']['POSTGRES_DB']}")
     assert settings.trusted_proxies == COMPOSE["networks"]["default"]["ipam"]["config"][0]["subnet"]
-    # No port is set: it is the image's.
+    # Compose sets no port, so the image's default applies.
     assert f"TALLYSTICK_PORT={DEFAULTS.port}" in DOCKERFILE
 
 
 def test_compose_gives_time_to_drain() -> None:
-    """Nobody is killed before its own bound, and nothing begins before what it needs is there."""
+    """No service is killed before its own limit, and each starts after the services that it needs."""
     for name in ("server-1", "server-2"):
         service = SERVICES[name]
         assert seconds(service["stop_grace_period"]) >= TIMEOUTS.end + MARGIN_SECONDS
@@ -88,7 +88,7 @@ def test_compose_gives_time_to_drain() -> None:
 
 
 def test_compose_connects_the_parts() -> None:
-    """The balancer and Prometheus are told of servers that are there, at ports that these listen on."""
+    """The balancer and Prometheus are given existing servers, at the ports on which these listen."""
     balancer = SERVICES["balancer"]
     known = set(re.findall(r"BALANCER_[A-Z0-9_]+", (DEPLOY / "haproxy.cfg").read_text()))
     assert set(balancer["environment"]) <= known
@@ -105,13 +105,16 @@ def test_compose_connects_the_parts() -> None:
 
 
 def test_compose_evicts_no_limits() -> None:
-    """Its Valkey, as the embedded one, evicts only what has a lifetime when it is full."""
+    """Its Valkey, like the embedded one, evicts only keys with a lifetime when it is full."""
     command = SERVICES["valkey"]["command"]
     assert command[command.index("--maxmemory-policy") + 1] == SETTINGS["maxmemory-policy"] == "volatile-lru"
 
 
 def test_kubernetes_configures_the_service() -> None:
-    """Settings are ones that the service knows, those that wait for a key too; secrets come as files that are there."""
+    """
+    The service accepts the settings, also those that are commented out until there is a key; secrets are existing
+    files.
+    """
     text = re.sub(r"# (webhook-key|TALLYSTICK_WEBHOOK_KEY_FILE):", r"\1:", (DEPLOY / "kubernetes.yaml").read_text())
     whole = {found["kind"]: found for found in yaml.safe_load_all(text)}
     variables = dict(whole["ConfigMap"]["data"])
@@ -133,17 +136,17 @@ def test_kubernetes_configures_the_service() -> None:
         parser().parse_args(container["args"])
         assert container["envFrom"] == [{"configMapRef": {"name": "tallystick"}}]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    # The commands are arguments: what is run is the image's entry point.
+    # The commands are arguments of the image's entry point.
     assert 'ENTRYPOINT ["tallystick"]' in DOCKERFILE
     assert len({pod["containers"][0]["image"] for pod in (POD, JOB, BACKGROUND)}) == 1
-    # Background work is done, and in one place only; there the admin port has to be named.
+    # Only the background pods do background work, and their admin port has to be set.
     assert settings.background is False
     assert BACKGROUND["containers"][0]["args"] == ["background"]
     assert variables["TALLYSTICK_ADMIN_PORT"] == str(DEFAULTS.admin_port)
 
 
 def test_kubernetes_asks_what_is_answered() -> None:
-    """Probes, annotations, Service and policy use paths and ports that the service has."""
+    """Probes, annotations, Service and policy use the service's paths and ports."""
     assert ports() == {"http": DEFAULTS.port, "admin": DEFAULTS.admin_port}
     assert f"EXPOSE {DEFAULTS.port}" in DOCKERFILE
     expected = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
@@ -169,12 +172,12 @@ def test_kubernetes_asks_what_is_answered() -> None:
 
 
 def test_kubernetes_lets_pods_go_in_order() -> None:
-    """Requests come until nobody sends any; then the server has all the time that it gives its workers."""
+    """A pod gets requests until the endpoints have changed; then the server has the time that it gives its workers."""
     program, pause = SERVER["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     grace = POD["terminationGracePeriodSeconds"]
     assert grace >= int(pause) + TIMEOUTS.end + MARGIN_SECONDS
-    # The pod is known to be going before it stops listening.
+    # The pod is known to be ending before it stops listening.
     probe = SERVER["readinessProbe"]
     assert int(pause) > probe["periodSeconds"] * probe["failureThreshold"]
     deployment = KUBERNETES["Deployment", "tallystick"]["spec"]
@@ -183,7 +186,7 @@ def test_kubernetes_lets_pods_go_in_order() -> None:
 
 
 def test_kubernetes_selects_the_pods() -> None:
-    """Budget, autoscaler, Service and policy are about the pods of the Deployment."""
+    """Budget, autoscaler, Service and policy select the pods of the Deployment."""
     labels = KUBERNETES["Deployment", "tallystick"]["spec"]["template"]["metadata"]["labels"]
     assert KUBERNETES["Deployment", "tallystick"]["spec"]["selector"]["matchLabels"] == labels
     assert KUBERNETES["Service", "tallystick"]["spec"]["selector"] == labels
@@ -197,7 +200,7 @@ def test_kubernetes_selects_the_pods() -> None:
 
 
 def test_kubernetes_has_a_leader_and_another() -> None:
-    """Two pods do the background work, on two nodes if there are two; nobody but Prometheus reaches them."""
+    """Two pods, spread over nodes, do the background work, and only Prometheus can reach them."""
     deployment = KUBERNETES["Deployment", "tallystick-background"]["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     assert deployment["replicas"] == 2
@@ -209,7 +212,7 @@ def test_kubernetes_has_a_leader_and_another() -> None:
 
 
 def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
-    """Give every pod's spec in a part of a manifest."""
+    """Yield the spec of every pod in a part of a manifest."""
     if isinstance(found, dict):
         if "containers" in found:
             yield found
@@ -221,7 +224,10 @@ def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_no_pod_takes_the_variables_of_services() -> None:
-    """Every pod of every manifest says so: `TALLYSTICK_PORT=tcp://...` of our own Service would be a setting."""
+    """
+    Every pod switches off service links: otherwise our Service's `TALLYSTICK_PORT=tcp://...` would be taken for a
+    setting.
+    """
     manifests = [path for pattern in ("*.yaml", "*.yml") for path in DEPLOY.glob(pattern)]
     specs = [spec for path in manifests for document in documents(path) for spec in pod_specs(document)]
     assert len(specs) == 3
@@ -230,7 +236,7 @@ def test_no_pod_takes_the_variables_of_services() -> None:
 
 @pytest.mark.parametrize("pod", [POD, JOB, BACKGROUND], ids=["server", "migrate", "background"])
 def test_kubernetes_gives_no_privilege(pod: dict[str, Any]) -> None:
-    """The user is the image's, no privilege is kept, nothing is written but temporary files, memory is bounded."""
+    """Pods run as the image's user without privileges, write only temporary files, and have limited memory."""
     assert f"\nUSER {pod['securityContext']['runAsUser']}:" in DOCKERFILE
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False

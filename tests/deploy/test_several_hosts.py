@@ -1,4 +1,4 @@
-"""Two servers behind HAProxy and behind nginx: they are killed, drained and replaced while callers pay and read."""
+"""Two servers behind HAProxy and behind nginx are killed, drained and replaced while callers pay and read."""
 
 import asyncio
 import os
@@ -17,19 +17,22 @@ from tests.support.client import Client
 from tests.support.service import make_key
 from tests.support.waiting import until
 
-# Requests that the limited key may make at once, and how many ask.
+# The burst of the limited key, and the number of requests.
 BURST = 40
 ASKERS = 120
-# A window so long that nothing comes back during the test.
+# A window so long that no token comes back during the test.
 DAY_SECONDS = 86_400
-# Seconds in which both servers have swapped their workers: 5 s for connections that stay silent, and starts.
+# Seconds in which both servers swap their workers: 5 s for silent connections, and the starts.
 SWAP_SECONDS = 40.0
-# Times that a write through one server is read through the other.
+# How often a write through one server is read through the other.
 CROSSINGS = 60
 
 
 async def test_a_server_is_killed(hosts: Hosts) -> None:
-    """A caller whose answer was lost learns by its key what became of the transfer; nobody else notices."""
+    """
+    If a server is killed, a caller whose answer was lost learns the outcome by its key, and other callers notice
+    nothing.
+    """
     callers = Callers(hosts)
 
     async def kill() -> None:
@@ -39,7 +42,7 @@ async def test_a_server_is_killed(hosts: Hosts) -> None:
         await start(hosts, 0)
 
     await callers.steady(kill)
-    # A read that was under way is sent to the other server by the balancer.
+    # The balancer sends a read that was under way to the other server.
     assert set(callers.reads) == {200}, Counter(callers.reads)
     await hosts.history.settle(hosts.client)
     await hosts.audited()
@@ -47,9 +50,9 @@ async def test_a_server_is_killed(hosts: Hosts) -> None:
 
 async def test_both_are_replaced(hosts: Hosts) -> None:
     """
-    As with a new release: one after the other is told to stop and started anew, and both swap their workers at once.
+    As in a new release, each server in turn is stopped and started, and then both swap their workers at once.
 
-    Every request has a definite answer the first time, since what was not yet sent goes to the other server.
+    Every request gets a definite answer at the first attempt, because unsent requests go to the other server.
     """
     callers = Callers(hosts)
 
@@ -82,13 +85,13 @@ async def test_both_are_replaced(hosts: Hosts) -> None:
 
 
 async def start(hosts: Hosts, number: int) -> None:
-    """Start a server and return when the balancer, under load, sends it requests."""
+    """Start a server, and return when the balancer sends it requests under load."""
     await hosts.servers[number].start()
     await until(partial(hosts.balancer.uses, number))
 
 
 async def test_limits_hold_over_both(hosts: Hosts) -> None:
-    """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
+    """Of many requests at once over both servers, exactly as many are admitted as the key's limit allows."""
     limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
     key = await make_key(hosts.history.database_url, hosts.history.ledger, limit=limit)
     limited = Client(hosts.client.session, hosts.client.url, key, through_others=True)
@@ -97,8 +100,8 @@ async def test_limits_hold_over_both(hosts: Hosts) -> None:
 
 
 async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
-    """Who fails too often to authenticate is told to wait whatever it claims, and no other caller of the balancer."""
-    # Each balancer has callers of its own: the servers forget no failure during the tests.
+    """A caller that fails too often to authenticate is limited whatever headers it sends, and other callers are not."""
+    # Each balancer's test uses its own addresses, because the servers keep failures during the tests.
     network = f"127.0.{sorted(BALANCERS).index(hosts.balancer.name)}"
     async with called_from(hosts, f"{network}.2") as stranger, called_from(hosts, f"{network}.3") as other:
         answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
@@ -108,7 +111,7 @@ async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
 
 
 async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
-    """A read through one server, at once after a write through the other was answered, shows that write."""
+    """A read through one server shows a write that the other has just acknowledged."""
     for number in range(CROSSINGS):
         writer, reader = hosts.direct(number % 2), hosts.direct((number + 1) % 2)
         posted = await writer.transfer("payer", "payee-0", 1)
@@ -116,7 +119,7 @@ async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
 
 
 async def test_ids_pass(hosts: Hosts) -> None:
-    """A caller's request id comes back as it was, and one is made where there is none or no sane one."""
+    """A caller's request id is returned, and one is made if it is missing or invalid."""
     assert (await hosts.client.get("/readyz", X_Request_Id="order-17")).headers["X-Request-Id"] == "order-17"
     made = [
         (await hosts.client.get("/readyz", **headers)).headers["X-Request-Id"]
@@ -128,13 +131,13 @@ async def test_ids_pass(hosts: Hosts) -> None:
 
 @asynccontextmanager
 async def called_from(hosts: Hosts, address: str) -> AsyncIterator[Client]:
-    """Give a client of the balancer with another address and a wrong key."""
+    """Yield a client of the balancer with the given source address and a wrong key."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session:
         yield Client(session, hosts.client.url, "wrong", through_others=True)
 
 
 def _runs(pid: int) -> bool:
-    """Return whether there is such a process."""
+    """Return whether the process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

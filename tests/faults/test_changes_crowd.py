@@ -1,4 +1,4 @@
-"""Changes of one account, however many wait, leave transfers their connections."""
+"""Changes of one account leave connections for transfers, however many changes wait."""
 
 import asyncio
 from collections import Counter
@@ -11,7 +11,7 @@ from tests.support.locks import held, somebody_waits
 from tests.support.service import in_process
 from tests.support.waiting import until
 
-# Changes that may wait, and more than that.
+# How many changes may wait, and a larger number that is sent.
 WAITERS = 20
 CROWD = 60
 
@@ -20,7 +20,10 @@ CROWD = 60
 async def test_changes_of_a_locked_account_leave_room_for_transfers(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While many changes wait for a locked row, other accounts are posted to; changes past the bound hear 503."""
+    """
+    While many changes wait for a locked row, transfers of other accounts are posted, and changes past the limit get
+    503.
+    """
     monkeypatch.setattr("server.ledger.row_locks.ROW_WAITERS_MAX", WAITERS)
     async with in_process(database_url, redis_url) as service:
         client = await service.client("books")

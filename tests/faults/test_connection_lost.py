@@ -1,4 +1,4 @@
-"""The way to Postgres fails: cut after the posting was sent, silent, slow, refused."""
+"""The connection to Postgres fails: it is cut after the posting was sent, silent, slow, or refused."""
 
 import asyncio
 import random
@@ -16,20 +16,20 @@ from tests.support.proxy import Proxy, proxied
 from tests.support.service import in_process, make_key
 
 LEDGER = "proxied"
-# Seconds in which every request must be answered, whatever happens: the deadline of the key's look-up and that of
-# the posting, each with the half second in which a connection is handed back.
+# Seconds in which every request must be answered: the deadline of the key's look-up and that of the posting, each with
+# the half second for handing back a connection.
 BOUND_SECONDS = 12.0
 
 
 class Line(NamedTuple):
-    """A service that reaches its database through a proxy only."""
+    """A service that reaches its database only through a proxy."""
 
     proxy: Proxy
     client: Client
     history: History
 
     async def send(self, name: str, count: int) -> list[Answer | None]:
-        """Send transfers from `alice` to `bob`, all at once, each of which must be answered within the bound."""
+        """Send transfers from `alice` to `bob` all at once; each must be answered within the bound."""
         async with asyncio.timeout(BOUND_SECONDS):
             return await asyncio.gather(
                 *(self.history.transfer(self.client, f"{name}-{n}", "alice", "bob", 1) for n in range(count))
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 @pytest.fixture
 async def line(database_url: str, sockets: Path) -> AsyncIterator[Line]:
-    """A warm service behind a proxy: its connections are open and have prepared their statements."""
+    """A service behind a proxy, with open connections that have prepared their statements."""
     async with proxied(database_url, sockets) as (proxy, through), in_process(through) as service:
         client = Client(service.session, service.url, await make_key(database_url, LEDGER))
         await client.fund("alice", 100_000)
@@ -47,7 +47,7 @@ async def line(database_url: str, sockets: Path) -> AsyncIterator[Line]:
 
 
 async def bound(database_url: str, name: str) -> int:
-    """Return how many keys that begin with *name* are in the books."""
+    """Return how many bound keys begin with *name*."""
     [row] = await administer(
         database_url,
         "SELECT count(*) AS keys FROM tallystick.transfers WHERE starts_with(idempotency_key, $1)",
@@ -57,7 +57,10 @@ async def bound(database_url: str, name: str) -> int:
 
 
 async def test_a_reply_lost_after_the_commit_is_found_again(line: Line) -> None:
-    """Cut after the posting was sent: sent again, the batch finds itself, and its callers notice nothing."""
+    """
+    If the connection is cut after the posting was sent, the batch is sent again and finds itself, and callers notice
+    nothing.
+    """
     for number in range(5):
         line.proxy.cut_at, line.proxy.cuts_left = b"cut-%d-" % number, 1
         answers = await line.send(f"cut-{number}", 40)
@@ -72,7 +75,7 @@ async def test_a_reply_lost_after_the_commit_is_found_again(line: Line) -> None:
 
 
 async def test_replies_lost_again_and_again_are_unknown(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no sending is heard of until the deadline, callers hear `unknown`, and a retry tells them the truth."""
+    """If no attempt is answered before the deadline, callers get `unknown`, and a retry tells them the outcome."""
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
     line.proxy.cut_at, line.proxy.cuts_left = b"lost-", 1_000_000
     answers = await line.send("lost", 30)
@@ -90,7 +93,9 @@ async def test_replies_lost_again_and_again_are_unknown(line: Line, monkeypatch:
 
 
 async def test_postgres_lost_for_good_after_the_posting_was_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut once, then no connection to be had: `unknown` to those whose posting was, and `not_applied` to the others."""
+    """
+    If the connection is cut and none can be opened, callers whose posting was sent get `unknown`, others `not_applied`.
+    """
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
     line.proxy.cut_at, line.proxy.cuts_left = b"gone-", 1
     line.proxy.refuse = True
@@ -106,7 +111,10 @@ async def test_postgres_lost_for_good_after_the_posting_was_sent(line: Line, mon
 
 
 async def test_a_change_whose_reply_is_lost_is_not_sent_again(line: Line) -> None:
-    """A change has no key to find out by: its caller is told to read; with If-Match the same change tells by itself."""
+    """
+    A change has no idempotency key, so its caller is told to read. With If-Match, the caller can send the same change
+    again.
+    """
     assert (await line.client.send("PATCH", "/v1/accounts/bob", {"metadata": {"warm": "up"}})).status == 200
     for version, headers, retry in ((3, {}, "never"), (4, {"If-Match": '"3"'}, "same_key")):
         line.proxy.cut_at, line.proxy.cuts_left = b"change-lost", 1
@@ -126,9 +134,11 @@ async def change_bob(line: Line, headers: dict[str, str]) -> Answer:
 
 
 async def test_postgres_refused_before_anything_was_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No connection from the start: 503 `not_applied`, which is true, and the same key works afterwards."""
+    """
+    If no connection can be opened from the start, callers get 503 `not_applied`, and the same key works afterwards.
+    """
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
-    # The connections of the pool are found dead before anything is written to them.
+    # The pool finds its connections dead before it writes to them.
     line.proxy.refuse = True
     line.proxy.cut_all()
     await asyncio.sleep(0.05)
@@ -142,10 +152,12 @@ async def test_postgres_refused_before_anything_was_sent(line: Line, monkeypatch
 
 
 async def test_a_silent_postgres_holds_nobody_for_ever(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All connections go silent with postings on them: everybody is answered in time, and all is well when it heals."""
+    """
+    If all connections go silent under postings, every caller is answered in time, and the service works after the heal.
+    """
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
     line.proxy.hang()
-    # Twice as many rounds as there are connections: each round finds the next ones silent.
+    # Twice as many rounds as connections: each round uses the next connections, which are silent too.
     sendings = [asyncio.create_task(line.send(f"silent-{number}", 10)) for number in range(4)]
     answers = [answer for sending in sendings for answer in await sending]
     assert {answer.status for answer in answers if answer is not None} == {503}
@@ -157,7 +169,7 @@ async def test_a_silent_postgres_holds_nobody_for_ever(line: Line, monkeypatch: 
 
 
 async def test_connections_that_died_unseen_are_replaced(line: Line) -> None:
-    """Silence for a moment, shorter than any bound, delays answers and changes none."""
+    """A short silence, shorter than any timeout, delays answers and changes none."""
     line.proxy.hang()
     sending = asyncio.create_task(line.send("late", 20))
     await asyncio.sleep(0.3)
@@ -167,7 +179,7 @@ async def test_connections_that_died_unseen_are_replaced(line: Line) -> None:
 
 
 async def test_a_slow_line_delays_and_changes_nothing(line: Line) -> None:
-    """With 20 ms on every piece in both directions everybody is posted."""
+    """With a delay of 20 ms on every piece in both directions, every transfer is posted."""
     line.proxy.delay(0.02)
     answers = await line.send("slow", 200)
     assert {answer.status for answer in answers if answer is not None} == {201}
@@ -175,13 +187,13 @@ async def test_a_slow_line_delays_and_changes_nothing(line: Line) -> None:
 
 
 async def test_connections_cut_at_random_under_load(line: Line) -> None:
-    """Cut after cut, at any moment, while clients insist: each transfer is there once."""
+    """While connections are cut at random moments and clients retry, each transfer is posted once."""
 
     chance = random.Random(1)
 
     async def cutter() -> None:
         while True:
-            # Long enough, at times, for a connection to be opened and used, on a busy machine too.
+            # Sometimes long enough for a connection to be opened and used, even on a busy machine.
             await asyncio.sleep(chance.choice([chance.uniform(0.01, 0.15)] * 9 + [1.0]))
             line.proxy.cut_all()
 
@@ -189,7 +201,7 @@ async def test_connections_cut_at_random_under_load(line: Line) -> None:
     cutting = asyncio.create_task(cutter())
     try:
         async with asyncio.timeout(60):
-            # Every cut is followed by a new connection, if something is under way.
+            # Every cut is followed by a new connection if requests are under way.
             while line.proxy.accepted < opened + 12:
                 rounds += 1
                 await asyncio.gather(

@@ -1,4 +1,4 @@
-"""`keys create` while the connection is lost: the key that is printed is the one that lives, and no other does."""
+"""If `keys create` loses its connection, the key that it prints is valid, and no other key is."""
 
 import re
 from pathlib import Path
@@ -11,27 +11,29 @@ from tests.support.postgres import administer
 from tests.support.proxy import proxied
 
 CREATE = ("keys", "create", "--ledger", "books", "--role", "write", "--rate", "7/min", "--burst", "424242")
-# Binary, as it is sent: only the statement that makes the key contains it.
+# As binary, the form in which it is sent: only the statement that makes the key contains it.
 BURST = (424_242).to_bytes(4, "big")
-# The statement that withdraws a key contains this too.
+# The statement that revokes a key contains this too.
 ROLE = b"write"
 ALWAYS = 1_000_000
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command gives up sooner than usual, after several attempts."""
+    """A short deadline, after which the command gives up, but which leaves time for several attempts."""
     monkeypatch.setattr("server.store.postgres.READ_DEADLINE_SECONDS", 1.5)
 
 
 async def keys(url: str) -> dict[str, bool]:
-    """Return which keys there are, and which of them live."""
+    """Return the keys, and for each whether it is valid."""
     rows = await administer(url, "SELECT id, revoked_at IS NULL AS lives FROM tallystick.api_keys")
     return {row["id"]: row["lives"] for row in rows}
 
 
 async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
-    """The key was made and the reply lost: the same key is sent again, changes nothing, and is printed."""
+    """
+    If the reply to making the key is lost, the command sends the same key again, which changes nothing, and prints it.
+    """
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, 1
         end = await call(*CREATE, database_url=through)
@@ -42,7 +44,7 @@ async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
-    """When no reply ever comes, the key is revoked, and the command says that."""
+    """If no reply ever comes, the key is revoked, and the command says so."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, ALWAYS
         end = await call(*CREATE, database_url=through)
@@ -54,7 +56,7 @@ async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_nothing_is_heard_any_more(database_url: str, sockets: Path) -> None:
-    """When it cannot be revoked either, the message names the key and how to revoke it."""
+    """If the key cannot be revoked either, the message names the key and the command that revokes it."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = ROLE, ALWAYS
         end = await call(*CREATE, database_url=through)
@@ -66,7 +68,9 @@ async def test_nothing_is_heard_any_more(database_url: str, sockets: Path) -> No
 
 
 async def test_postgres_goes_away_for_good(database_url: str, sockets: Path) -> None:
-    """Lost under the making of the key and not reachable since: it may have been made, and the message says so."""
+    """
+    If the connection is lost while the key is made and Postgres stays away, the message says that the key may exist.
+    """
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left, proxy.refuse_after_cut = BURST, 1, True
         end = await call(*CREATE, database_url=through)

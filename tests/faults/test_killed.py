@@ -1,4 +1,4 @@
-"""The server killed with -9 at its failpoints, with requests in flight: started again, a retry tells the truth."""
+"""The server is killed with SIGKILL at its failpoints under load; after a restart, a retry tells the outcome."""
 
 import asyncio
 import signal
@@ -16,15 +16,15 @@ from tests.support.service import ServerProcess, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "killed"
-# Their requests share batches.
+# The requests of these ledgers share batches.
 LEDGERS = ("killed", "killed-beside")
 CLIENTS = 20
-# Transfers each client makes, one after the other.
+# Transfers of each client, one after the other.
 TRANSFERS = 6
 
 
 async def work(history: History, client: Client, number: int) -> None:
-    """Post, each transfer once, until the server is gone."""
+    """Post each transfer once, until the server is gone."""
     for count in range(TRANSFERS):
         amount = 1 if (number + count) % 3 else 1_000_000
         if await history.transfer(client, f"work-{number}-{count}", "alice", "bob", amount) is None:
@@ -39,13 +39,13 @@ async def counted(database_url: str) -> int:
     return int(row["keys"])
 
 
-# Each at its third time, and one at its first.
+# Each failpoint at its third time, and the last one also at its first.
 TIMES = [*((name, 3) for name in POSTING_FAILPOINTS), (POSTING_FAILPOINTS[-1], 1)]
 
 
 @pytest.mark.parametrize(("name", "time"), TIMES)
 async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: str, time: int) -> None:
-    """What was acknowledged is there once, what was refused is not, what was lost is told by a retry."""
+    """Acknowledged transfers are posted once, refused ones are not, and a retry tells the outcome of lost ones."""
     server = ServerProcess(database_url, tmp_path / "server.log")
     histories = [History(database_url, ledger) for ledger in LEDGERS]
     tokens = [await make_key(database_url, ledger) for ledger in LEDGERS]
@@ -60,7 +60,7 @@ async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: st
             pairs = [(h, Client(session, server.url, t)) for h, t in zip(histories, tokens, strict=True)]
             async with asyncio.timeout(30):
                 await asyncio.gather(*(work(*pairs[number % len(pairs)], number) for number in range(CLIENTS)))
-            # The supervisor starts the worker again; this test does so with the whole server.
+            # The supervisor restarts the worker; this test kills the whole server.
             await until(lambda: "died: signal 9" in server.log_text())
             server.kill()
             assert await server.wait() == -signal.SIGKILL
@@ -85,7 +85,7 @@ async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: st
 
 
 async def _at_rest(database_url: str) -> int:
-    """Return the bound keys once no session of the dead server works on any more."""
+    """Return the number of bound keys once no session of the dead server is left."""
 
     async def gone() -> bool:
         [row] = await administer(
@@ -104,7 +104,7 @@ def _has_posted(history: History, count: int) -> bool:
 
 
 async def test_killed_again_and_again(database_url: str, tmp_path: Path) -> None:
-    """Killed at a random moment, twice, under clients that insist: every transfer is there once."""
+    """If the server is killed twice at random moments while clients retry, every transfer is posted once."""
     server = ServerProcess(database_url, tmp_path / "server.log")
     history = History(database_url, LEDGER)
     token = await make_key(database_url, LEDGER)

@@ -1,4 +1,7 @@
-"""The server killed with -9 at its failpoints while holds are captured: started again, a retry tells the truth."""
+"""
+The server is killed with SIGKILL at its failpoints while holds are captured; after a restart, a retry tells the
+outcome.
+"""
 
 import asyncio
 import signal
@@ -21,7 +24,7 @@ CLIENTS = 12
 
 
 class Asked(NamedTuple):
-    """A request, to be sent until it has an answer."""
+    """A request that is sent until it has an answer."""
 
     key: str
     kind: str
@@ -29,7 +32,7 @@ class Asked(NamedTuple):
     fields: dict[str, object]
 
     async def send(self, client: Client) -> Answer | None:
-        """Send it; None where no answer came."""
+        """Send the request; return None if there is no answer."""
         try:
             return await follow(client, self.kind, self.parent, self.key, **self.fields)
         except (aiohttp.ClientError, OSError):
@@ -37,7 +40,7 @@ class Asked(NamedTuple):
 
 
 async def _prepare(client: Client) -> list[Asked]:
-    """Make holds and transfers, and return what is asked of them: more captures than the holds have money for."""
+    """Make holds and transfers, and return requests about them, with more captures than the holds have money for."""
     await client.fund("alice", 1_000)
     await client.open("bob")
     asked = []
@@ -51,7 +54,7 @@ async def _prepare(client: Client) -> list[Asked]:
 
 @pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_killed_while_holds_are_captured(database_url: str, tmp_path: Path, name: str) -> None:
-    """Each capture, void and reversal is there once or not at all, and what remains of each hold says so."""
+    """Each capture, void and reversal is posted once or not at all, and the rest of each hold agrees."""
     server = ServerProcess(database_url, tmp_path / "server.log")
     token = await make_key(database_url, LEDGER)
     async with in_process(database_url) as before:
@@ -60,7 +63,7 @@ async def test_killed_while_holds_are_captured(database_url: str, tmp_path: Path
         await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@2"})
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.timeout(30):
             client = Client(session, server.url, token)
-            # One after the other of each client, so that there are several batches.
+            # Each client sends one request after the other, so that there are several batches.
             first: dict[str, Answer | None] = {}
 
             async def work(mine: list[Asked]) -> None:

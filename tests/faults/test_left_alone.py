@@ -1,4 +1,4 @@
-"""Callers who leave, and failures of the server's own: the transfer has a definite outcome, and the key tells it."""
+"""If the caller leaves or the server has an error, the transfer still has a definite outcome, and its key tells it."""
 
 import asyncio
 from functools import partial
@@ -22,7 +22,7 @@ FIELDS = {"source": "alice", "destination": "bob", "amount": 1, "currency": "EUR
 
 
 class Raw(NamedTuple):
-    """A connection that says what it is told."""
+    """A raw connection that sends the given bytes."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -35,7 +35,7 @@ async def connect(client: Client) -> Raw:
 
 
 def request(client: Client, key: str) -> bytes:
-    """Return a whole transfer request."""
+    """Return a complete transfer request."""
     body = orjson.dumps(FIELDS)
     head = (
         f"POST /v1/transfers HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.token}\r\n"
@@ -54,7 +54,7 @@ async def prepare(service: Service) -> Client:
 
 @pytest.mark.parametrize("rude", [True, False], ids=["reset", "closed"])
 async def test_a_caller_leaves_after_sending(database_url: str, rude: bool) -> None:
-    """The transfer of a caller who has gone is posted all the same; another sending of it hears the answer."""
+    """A transfer is posted even if its caller leaves after sending it; a retry gets the answer."""
     async with in_process(database_url) as service:
         client = await prepare(service)
         history = History(database_url, LEDGER)
@@ -83,7 +83,7 @@ async def test_a_caller_leaves_after_sending(database_url: str, rude: bool) -> N
 
 
 async def test_a_caller_leaves_in_the_middle_of_the_body(database_url: str) -> None:
-    """Of a request that has not arrived whole nothing is done, and its key is free."""
+    """A request that did not arrive completely has no effect, and its key is free."""
     async with in_process(database_url) as service:
         client = await prepare(service)
         for cut in (-1, -10):
@@ -100,9 +100,12 @@ async def test_a_caller_leaves_in_the_middle_of_the_body(database_url: str) -> N
 
 @pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_the_server_fails_by_itself(database_url: str, name: str) -> None:
-    """A failure nobody foresaw is a 500 that says `unknown`, keeps its cause to itself, and its key tells the truth."""
+    """
+    An unexpected error is a 500 with `unknown` that does not show its cause, and a retry with the key tells the
+    outcome.
+    """
     async with in_process(database_url, failpoints=f"{name}=raise@3") as service:
-        # The funding and one transfer get by.
+        # The failpoint lets the funding and one transfer pass.
         client = await prepare(service)
         assert (await client.transfer("alice", "bob", 1, "before")).status == 201
         failed = await client.transfer("alice", "bob", 1, "failed")
@@ -121,7 +124,7 @@ async def test_the_server_fails_by_itself(database_url: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_the_server_fails_with_a_batch(database_url: str, name: str) -> None:
-    """A batch that fails is taken apart and sent again: its callers are answered as if nothing had been."""
+    """A batch that fails is split and sent again, so that its callers get normal answers."""
     async with in_process(database_url, failpoints=f"{name}=raise@2") as service:
         client = await prepare(service)
         history = History(database_url, LEDGER)
@@ -130,7 +133,7 @@ async def test_the_server_fails_with_a_batch(database_url: str, name: str) -> No
                 *(history.transfer(client, f"batch-{n}", "alice", "bob", 1) for n in range(40))
             )
         heard = [answer.status for answer in answers if answer is not None]
-        # The failure may have met a batch of one.
+        # If the failing batch had one request, that request gets the 500.
         assert set(heard) <= {201, 500}
         assert heard.count(500) <= 1
         await history.settle(client)

@@ -1,4 +1,4 @@
-"""Rows that somebody keeps locked: their own callers wait, and nobody else notices."""
+"""While rows are locked, requests about them wait, and other requests do not notice."""
 
 import asyncio
 from collections import Counter
@@ -15,21 +15,21 @@ from tests.support.client import Answer, Client
 from tests.support.locks import held
 from tests.support.service import Service, in_process
 
-# Ledgers that have locked accounts; with 50 accounts each has ten.
+# Ledgers that have locked accounts; with 50 locked accounts, they are shared out among these.
 LEDGERS = 5
-# Requests of each kind about locked accounts. Three kinds write: together more than a worker has places for.
+# Requests of each kind about locked accounts. Three kinds write, so that together they exceed a worker's places.
 CROWD = RUNNING_WRITES_MAX // 3 + 4
-# What the owners of locked accounts hear: at their deadline, or at once when too many wait already.
+# Answers to writes of locked accounts: at their deadline, or at once when too many wait already.
 IN_VAIN = {("unavailable", "not_applied"), ("overloaded", "not_applied")}
 
 
 def now() -> str:
-    """Return this instant as a query takes it."""
+    """Return the current instant, encoded for a query."""
     return quote(datetime.now(UTC).isoformat())
 
 
 async def fund_all(client: Client, accounts: list[str]) -> None:
-    """Open accounts and give each money."""
+    """Open accounts and fund each of them."""
     opened = await client.post("/v1/accounts/bulk", {"accounts": [{"id": a, "currency": "EUR"} for a in accounts]})
     order = {"source": "world", "amount": 10_000, "currency": "EUR"}
     orders = [{"key": f"fund-{account}", "destination": account, **order} for account in accounts]
@@ -38,7 +38,7 @@ async def fund_all(client: Client, accounts: list[str]) -> None:
 
 
 async def crowd(clients: list[Client], accounts: list[str]) -> list[Answer]:
-    """Ask for everything that needs the row of a locked account."""
+    """Send every kind of request that needs the row of a locked account."""
 
     def about(number: int) -> tuple[Client, str]:
         return clients[number % len(clients)], accounts[number % len(accounts)]
@@ -59,7 +59,7 @@ async def crowd(clients: list[Client], accounts: list[str]) -> list[Answer]:
 
 
 async def neighbour(client: Client, number: int) -> list[int]:
-    """Do what a neighbour does, and return the statuses."""
+    """Send requests about other accounts, and return the statuses."""
     account = f"new-{number}"
     answers = [
         await client.open(account),
@@ -76,7 +76,7 @@ async def neighbour(client: Client, number: int) -> list[int]:
 async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, redis_url: str, count: int) -> None:
     """
     While many requests wait for 1 or 50 locked accounts, every request about other accounts is served, in the same
-    ledgers and in others; those that wait hear that nothing was applied, and work when the lock is given back.
+    ledgers and in others. The waiting requests are told that nothing was applied, and work once the lock is released.
     """
     accounts = [f"stuck-{number}" for number in range(count)]
     async with in_process(database_url, redis_url) as service:
@@ -107,7 +107,7 @@ async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, 
 
 
 async def test_a_known_key_of_a_locked_account_is_answered(service: Service, client: Client) -> None:
-    """A retry needs no lock: what its key is bound to will never change."""
+    """A retry needs no lock, because what its key is bound to never changes."""
     await client.fund("alice", 100)
     await client.open("bob")
     first = await client.transfer("alice", "bob", 1, key="known")
@@ -119,7 +119,7 @@ async def test_a_known_key_of_a_locked_account_is_answered(service: Service, cli
     }
     assert (await client.post("/v1/transfers/bulk", bulk)).status == 200
     async with held(service.database_url, "alice"):
-        # Not a replay out of Redis: a look-up by the posting itself, as the set's is.
+        # The answer comes from a look-up by the posting, as the set's does, and not from a replay in Redis.
         again = await client.post("/v1/transfers/bulk", bulk)
         assert [(r["status"], r["replayed"]) for r in again.json["results"]] == [(201, True)] * 2
         assert (await client.transfer("alice", "bob", 1, key="known")).body == first.body
@@ -129,7 +129,10 @@ async def test_a_known_key_of_a_locked_account_is_answered(service: Service, cli
 
 @pytest.mark.usefixtures("short_deadlines")
 async def test_an_opening_waits_for_another_transaction_apart(database_url: str, redis_url: str) -> None:
-    """While a foreign transaction opens accounts and does not end, their openings hear 503, and others are served."""
+    """
+    While another transaction holds new accounts uncommitted, requests that open them get 503, and other requests are
+    served.
+    """
     ids = [f"opening-{number}" for number in range(20)]
     async with in_process(database_url, redis_url) as service:
         client = await service.client("books")

@@ -1,4 +1,4 @@
-"""Batches of several ledgers: one call and one commit, and nothing of one ledger is another one's matter."""
+"""A batch of several ledgers is one call and one commit, and no ledger affects another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -32,7 +32,7 @@ from tests.support.postgres import administer
 from tests.support.service import NO_REDIS
 
 LEDGERS = 8
-# World has no floor and no ceiling, alice nothing: whatever goes to her comes from world.
+# "world" has no floor and no ceiling, and alice has nothing, so that money for her comes from "world".
 OPENED = """
     INSERT INTO tallystick.accounts (ledger_id, id, currency, floor, created_at)
     SELECT id, account, 'EUR', CASE account WHEN 'world' THEN NULL ELSE 0 END, now()
@@ -41,7 +41,7 @@ OPENED = """
 
 
 class Sending(NamedTuple):
-    """A batch that was sent: the ledgers in it, those that could wait, and whether the wait ran out."""
+    """A batch that was sent: its ledgers, those that were allowed to wait, and whether the wait timed out."""
 
     ledgers: set[int]
     waits: set[int]
@@ -49,7 +49,7 @@ class Sending(NamedTuple):
 
 
 class Ledgers(NamedTuple):
-    """Some ledgers with the same accounts, a lane, and what it has sent."""
+    """Ledgers with the same accounts, a lane, and the batches that it has sent."""
 
     database_url: str
     ids: list[int]
@@ -58,12 +58,12 @@ class Ledgers(NamedTuple):
     sent: list[Sending]
 
     async def post(self, requests: Sequence[tuple[int, TransferRequest]]) -> list[Any]:
-        """Post requests, each with its ledger, in the same instant, so that they wait together."""
+        """Post requests, each with its ledger, at the same instant, so that they share a batch."""
         async with asyncio.timeout(30):
             return await asyncio.gather(*(self.lane.post(*request) for request in requests), return_exceptions=True)
 
     async def bound(self, condition: str = "true") -> list[tuple[int, str]]:
-        """Return the ledgers and keys of all attempts of a condition."""
+        """Return the ledgers and keys of all transfers that meet a condition."""
         rows = await administer(
             self.database_url,
             f"SELECT ledger_id, idempotency_key FROM tallystick.transfers WHERE {condition} ORDER BY 1, 2",
@@ -72,7 +72,7 @@ class Ledgers(NamedTuple):
 
     @asynccontextmanager
     async def held(self, ledger_id: int, account: str) -> AsyncIterator[None]:
-        """Hold the row of an account of one ledger in a foreign transaction."""
+        """Lock the row of an account of one ledger in another transaction."""
         connection = await asyncpg.connect(self.database_url)
         try:
             async with connection.transaction():
@@ -105,7 +105,7 @@ async def lane_of(database_url: str, redis: Redis, keyspace: Keyspace) -> AsyncI
 
 @pytest.fixture
 async def ledgers(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledgers]:
-    """Ledgers with a lane that is watched; its cache is away."""
+    """Ledgers with a lane whose batches are recorded; Redis is down."""
     send = BatchSender.send
 
     async with lane_of(database_url, connect(NO_REDIS), Keyspace()) as made:
@@ -130,7 +130,7 @@ async def ledgers(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 async def test_one_batch_and_one_invalidation(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What several ledgers post in one instant is one call, and one command to Redis before anybody hears of it."""
+    """Transfers of several ledgers at one instant make one call and, before any answer, one command to Redis."""
     redis = connect(redis_url)
     invalidate, invalidated = redis.invalidate, []
 
@@ -152,8 +152,8 @@ async def test_one_batch_and_one_invalidation(
 
 async def test_known_and_new_keys_of_several_ledgers(ledgers: Ledgers) -> None:
     """
-    The same keys and accounts mean something else in each ledger: of a batch in which every other key is known, but not
-    the same ones in all ledgers, each request is answered by its own ledger's attempt.
+    The same keys and accounts are separate in each ledger: in a batch that mixes known and new keys, different ones in
+    each ledger, each request gets the answer of its own ledger.
     """
     first = [
         (ledger_id, transfer(f"key-{n}", amount=n + 1))
@@ -196,7 +196,10 @@ async def test_known_and_new_keys_of_several_ledgers(ledgers: Ledgers) -> None:
     ],
 )
 async def test_what_is_wrong_in_one_ledger_fails_there(ledgers: Ledgers, poison: dict[str, Any]) -> None:
-    """A request that fails its batch is found, by ledger first; every other one is posted once, in all ledgers."""
+    """
+    A request that makes its batch fail is isolated, first by ledger; every other request is posted once, in all
+    ledgers.
+    """
     wrong = (ledgers.ids[4], "key-1")
     requests = [
         (ledger_id, transfer(key, **poison) if (ledger_id, key) == wrong else transfer(key))
@@ -215,7 +218,7 @@ async def test_what_is_wrong_in_one_ledger_fails_there(ledgers: Ledgers, poison:
 
 
 async def test_refusals_stay_in_their_ledger(ledgers: Ledgers) -> None:
-    """Where one ledger has no money, and another one too much, the others' transfers are posted."""
+    """If one ledger lacks money and another has an account at its ceiling, the transfers of the others are posted."""
     poor, rich = ledgers.ids[2], ledgers.ids[5]
     await administer(
         ledgers.database_url,
@@ -233,7 +236,7 @@ async def test_refusals_stay_in_their_ledger(ledgers: Ledgers) -> None:
 
 
 async def test_a_clock_moves_only_its_own_ledger(ledgers: Ledgers) -> None:
-    """An account that already has an entry of the future sets the instant of its own ledger, and of no other."""
+    """An account with an entry in the future moves the clock of its own ledger and of no other."""
     ahead = ledgers.ids[3]
     future = datetime.now(UTC) + timedelta(hours=1)
     await administer(
@@ -247,7 +250,7 @@ async def test_a_clock_moves_only_its_own_ledger(ledgers: Ledgers) -> None:
 
 
 async def test_sets_and_bulks_stay_whole_beside_others(ledgers: Ledgers) -> None:
-    """A set that fails is undone as a whole, one that does not is posted, and bulks of other ledgers are not asked."""
+    """A failing set is undone as a whole, other sets are posted, and bulks of other ledgers are not affected."""
     poor, *others = ledgers.ids
 
     def requests(ledger_id: int) -> list[TransferRequest]:
@@ -273,8 +276,8 @@ async def test_sets_and_bulks_stay_whole_beside_others(ledgers: Ledgers) -> None
 @pytest.mark.parametrize("contended", [False, True])
 async def test_a_locked_row_of_one_ledger(ledgers: Ledgers, *, contended: bool) -> None:
     """
-    While somebody keeps a row of one ledger, the others are posted at once. A batch of several ledgers waits for the
-    row at most once, and only where other rows of that ledger were worth a wait just before.
+    While a row of one ledger is locked, the other ledgers are posted at once. A batch of several ledgers waits for the
+    row at most once, and only if that ledger had contended rows shortly before.
     """
     locked, *others = ledgers.ids
     if contended:
@@ -289,7 +292,7 @@ async def test_a_locked_row_of_one_ledger(ledgers: Ledgers, *, contended: bool) 
         assert not any(future.done() for future in waiting)
         in_vain = [sending for sending in ledgers.sent if sending.in_vain]
         assert len([sending for sending in in_vain if len(sending.ledgers) > 1]) == contended
-        # Then it is known: nothing waits for it in the database.
+        # After that the row is known to be locked, and no batch waits for it in the database.
         assert len(in_vain) <= 1 + contended
         assert await ledgers.bound("idempotency_key LIKE 'locked-%'") == []
     async with asyncio.timeout(20):
@@ -297,7 +300,9 @@ async def test_a_locked_row_of_one_ledger(ledgers: Ledgers, *, contended: bool) 
 
 
 async def test_contention_within_a_ledger_waits_in_the_database(ledgers: Ledgers) -> None:
-    """Batches that meet on an account of a busy ledger come to wait for one another, and nothing is refused."""
+    """
+    Batches that contend for an account of a busy ledger wait for one another in the database, and none is refused.
+    """
     for number in range(10):
         requests = [(ledger_id, transfer(f"{number}-{n}")) for ledger_id in ledgers.ids for n in range(100)]
         assert all(map(posted, await ledgers.post(requests)))
@@ -306,7 +311,7 @@ async def test_contention_within_a_ledger_waits_in_the_database(ledgers: Ledgers
 
 
 def fill(lane: PostingLane, ledger_id: int, count: int, size: int) -> "list[asyncio.Future[Any]]":
-    """Have bulks of a ledger wait in the lane."""
+    """Queue bulks of a ledger in the lane."""
     return [
         asyncio.ensure_future(
             lane.post_many(ledger_id, [transfer(f"bulk-{number}-{n}") for n in range(size)], atomic=False)
@@ -317,8 +322,8 @@ def fill(lane: PostingLane, ledger_id: int, count: int, size: int) -> "list[asyn
 
 async def test_the_queue_is_as_long_as_can_be_posted_in_time(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    What waits is bounded by what is posted in the time that a request may wait; a ledger that has filled it with bulks
-    leaves room for the others, and is told so itself before it sends more.
+    The queue is bounded. A ledger that has filled it with bulks leaves room for the others, and its own further
+    requests are refused.
     """
     monkeypatch.setattr(posting, "QUEUE_MAX", 40)
     crowded, other = ledgers.ids[:2]
@@ -342,10 +347,12 @@ async def test_the_queue_is_as_long_as_can_be_posted_in_time(ledgers: Ledgers, m
 
 
 async def test_many_bulks_of_one_ledger_are_all_posted(ledgers: Ledgers) -> None:
-    """As many callers as 64, each with a bulk as heavy as a batch, are answered; nobody is refused."""
+    """
+    Sixty-four callers, each with a bulk as large as a batch, are all answered, and none is refused for a full queue.
+    """
     bulks = fill(ledgers.lane, ledgers.ids[0], 64, posting.BATCH_MAX)
     async with asyncio.timeout(60):
         outcomes: list[Any] = await asyncio.gather(*bulks, return_exceptions=True)
     assert not any(isinstance(bulk, QueueFullError) for bulk in outcomes)
-    # A slow machine may need longer than they may wait: then they are told so, unsent.
+    # On a slow machine, some may exceed the longest wait and are then refused unsent.
     assert all(isinstance(bulk, StoreUnavailableError) or all(map(posted, bulk)) for bulk in outcomes)

@@ -1,4 +1,4 @@
-"""Connections that are kept between two uses: who gets them, and when another one takes their place."""
+"""Connections kept in a pool: which caller gets them, and when they are replaced."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,21 +11,21 @@ from server.store.driver_errors import DRIVER_ERRORS
 from server.store.pools import Connection, Pool
 from tests.support.waiting import until
 
-# Seconds in which a connection is there on a busy machine.
+# Seconds in which a connection is opened, even on a busy machine.
 PATIENCE_SECONDS = 30.0
-# Shorter than any wait for a connection that somebody else uses.
+# Shorter than any other wait for a connection that is in use.
 SHORT_SECONDS = 0.05
 
 
 async def met(_connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Take every connection as it is."""
+    """Accept every new connection without a check."""
 
 
 @asynccontextmanager
 async def opened(
     dsn: str, size: int, meet: "Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]" = met
 ) -> AsyncIterator[Pool]:
-    """A pool that is closed afterwards; closing fails where a connection was lost sight of."""
+    """A pool that is closed afterwards; closing fails if a connection was lost."""
     pool = Pool(dsn, size, meet)
     await pool.open()
     try:
@@ -36,12 +36,12 @@ async def opened(
 
 
 async def backend(connection: Connection) -> int:
-    """Return the process that serves a connection."""
+    """Return the process id of a connection's backend."""
     return int((await connection.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"])
 
 
 async def used(pool: Pool) -> int:
-    """Use a connection well, and return the process that served it."""
+    """Use a connection successfully, and return the process id of its backend."""
     connection = await pool.acquire(PATIENCE_SECONDS)
     pid = await backend(connection)
     await pool.release(connection, failed=False)
@@ -49,7 +49,7 @@ async def used(pool: Pool) -> int:
 
 
 async def test_the_next_caller_gets_the_connection_of_the_last(database_url: str) -> None:
-    """However often a pool is used by one at a time, it has one connection; what nobody uses counts as idle."""
+    """A pool used by one caller at a time opens one connection; connections that are not in use count as idle."""
     async with opened(database_url, 3) as pool:
         assert len({await used(pool) for _ in range(5)}) == 1
         assert (pool.size, pool.idle) == (1, 1)
@@ -62,7 +62,7 @@ async def test_the_next_caller_gets_the_connection_of_the_last(database_url: str
 
 
 async def test_whoever_waits_gets_what_is_released(database_url: str) -> None:
-    """A connection that is released goes to a caller who waits for one; nobody gets more than there are."""
+    """A released connection goes to a waiting caller, and no more than the maximum are in use at once."""
     async with opened(database_url, 2) as pool:
         away = most = 0
 
@@ -82,7 +82,10 @@ async def test_whoever_waits_gets_what_is_released(database_url: str) -> None:
 
 
 async def test_the_wait_is_bounded(database_url: str) -> None:
-    """Where all are in use a caller waits no longer than it said, and takes nothing from those who come later."""
+    """
+    While all connections are in use, a caller waits no longer than its timeout, and later callers still get
+    connections.
+    """
     async with opened(database_url, 1) as pool:
         lent = await pool.acquire(PATIENCE_SECONDS)
         with pytest.raises(TimeoutError):
@@ -92,7 +95,7 @@ async def test_the_wait_is_bounded(database_url: str) -> None:
 
 
 async def test_a_connection_whose_statement_failed(database_url: str) -> None:
-    """The statement has ended before anybody gets its connection, whether it was refused or given up."""
+    """After a statement failed or timed out, it has ended before the connection is used again."""
     async with opened(database_url, 1) as pool:
         for failing in ("SELECT 1 / 0", "SELECT pg_sleep(60)"):
             connection = await pool.acquire(PATIENCE_SECONDS)
@@ -104,7 +107,7 @@ async def test_a_connection_whose_statement_failed(database_url: str) -> None:
 
 
 async def test_a_connection_that_died_while_nobody_used_it(database_url: str) -> None:
-    """It is not lent, and another one is made in its place."""
+    """A connection that died while it was idle is not handed out, and a new one replaces it."""
     async with opened(database_url, 1) as pool:
         connection = await pool.acquire(PATIENCE_SECONDS)
         pid = await backend(connection)
@@ -118,7 +121,7 @@ async def test_a_connection_that_died_while_nobody_used_it(database_url: str) ->
 
 
 async def test_expired_connections_are_replaced(database_url: str) -> None:
-    """Neither those that nobody uses, nor those in use, nor one that is being made is lent again after an expiry."""
+    """After an expiry, no older connection is handed out again, whether it was idle, in use, or just being opened."""
     making, expired = asyncio.Event(), asyncio.Event()
 
     async def meet(_connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -145,7 +148,7 @@ async def test_expired_connections_are_replaced(database_url: str) -> None:
 
 
 async def test_closing_leaves_no_connection(database_url: str) -> None:
-    """A pool that is closed has ended the connections that it kept."""
+    """A closed pool has ended the connections that it kept."""
     async with opened(database_url, 2) as pool:
         pid = await used(pool)
     other = await asyncpg.connect(database_url)

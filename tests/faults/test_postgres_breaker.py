@@ -1,4 +1,4 @@
-"""Postgres that is known to be away is not waited for, and is used again by itself once it is back."""
+"""A Postgres that is known to be away is not waited for, and is used again by itself once it is back."""
 
 import asyncio
 import time
@@ -24,14 +24,14 @@ from tests.support.service import Service, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "breaker"
-# Seconds in which a request is answered that waits for nothing.
+# Seconds in which a request is answered that does not wait.
 AT_ONCE_SECONDS = 2.0
-# Seconds in which the service must be back.
+# Seconds in which the service must work again.
 BACK_SECONDS = 10.0
 
 
 class Line(NamedTuple):
-    """A service that reaches Postgres through a proxy only."""
+    """A service that reaches Postgres only through a proxy."""
 
     proxy: Proxy
     client: Client
@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 @pytest.fixture
 async def line(database_url: str, redis_url: str, sockets: Path) -> AsyncIterator[Line]:
-    """A warm service, `alice` with money, and `bob`."""
+    """A running service in which `alice` has money and `bob` has none."""
     async with proxied(database_url, sockets) as (proxy, through), in_process(through, redis_url) as service:
         client = Client(service.session, service.url, await make_key(database_url, LEDGER))
         await client.fund("alice", 1_000)
@@ -49,7 +49,7 @@ async def line(database_url: str, redis_url: str, sockets: Path) -> AsyncIterato
 
 
 def refused(answer: Answer) -> bool:
-    """Whether a write was refused truly and usefully."""
+    """Whether a write was refused with the right outcome and advice."""
     told = answer.json
     return (
         (answer.status, told["code"], told["outcome"], told["retry"]) == (503, "unavailable", "not_applied", "same_key")
@@ -57,7 +57,7 @@ def refused(answer: Answer) -> bool:
 
 
 async def opened(client: Client) -> None:
-    """Send writes until one is refused at once: the breaker is open."""
+    """Send writes until one is refused at once, because the breaker is open."""
 
     async def quick() -> bool:
         began = time.monotonic()
@@ -69,8 +69,8 @@ async def opened(client: Client) -> None:
 
 async def test_away_and_back(own_postgres: OwnPostgres, redis_url: str) -> None:
     """
-    Crashed: writes and reads that need it are refused at once, those out of the cache and health are not. Started
-    again, the service is back without anybody's help, and the refused keys work.
+    After a crash, writes and reads that need Postgres are refused at once, while cached reads and health checks are
+    answered. After a restart the service works again by itself, and the refused keys work.
     """
     await migrate(own_postgres.database_url)
     async with in_process(own_postgres.database_url, redis_url) as service:
@@ -101,7 +101,7 @@ async def test_away_and_back(own_postgres: OwnPostgres, redis_url: str) -> None:
         assert (await client.get("/livez")).status == 200
         cached = await client.get("/v1/accounts/alice")
         assert (cached.status, cached.json["balance"]) == (200, 99)
-        # A copy that does not have it may be about to be put back: that it was posted is told when Postgres says so.
+        # A copy without this transfer may be about to be put back, so its replay waits until Postgres confirms it.
         assert refused(await client.transfer("alice", "bob", 1, "before"))
         assert time.monotonic() - began < AT_ONCE_SECONDS * 4
         own_postgres.start()
@@ -114,12 +114,12 @@ async def test_away_and_back(own_postgres: OwnPostgres, redis_url: str) -> None:
         assert (again.status, again.body, again.replayed) == (201, first.body, True)
         answers = await asyncio.gather(*(client.transfer("alice", "bob", 1, f"refused-{n}") for n in range(50)))
         assert {answer.status for answer in answers} == {201}
-        # "test-probing" was refused as long as Postgres was away, and never came again.
+        # "test-probing" was refused while Postgres was away, and was not sent again.
         assert await client.balance("bob") == 51
 
 
 async def test_silence_opens_it(line: Line) -> None:
-    """Where statements and connections run out of their time, it opens too, and closes when the line is well."""
+    """The breaker also opens when statements and connections time out, and closes when the connection works again."""
     line.proxy.hang()
     waiting = [
         asyncio.create_task(line.history.transfer(line.client, f"silent-{n}-{m}", "alice", "bob", 1))
@@ -140,7 +140,9 @@ async def test_silence_opens_it(line: Line) -> None:
 
 
 async def test_what_was_lost_is_still_resolved(line: Line) -> None:
-    """A posting that was lost on the way waits for Postgres as long as it may, while others are refused at once."""
+    """
+    A posting whose reply was lost waits for Postgres until its deadline, while other requests are refused at once.
+    """
     line.proxy.cut_at, line.proxy.cuts_left = b"lost-key", 1
     line.proxy.refuse = True
     lost = asyncio.create_task(line.history.transfer(line.client, "lost-key", "alice", "bob", 1))
@@ -159,7 +161,7 @@ async def test_what_was_lost_is_still_resolved(line: Line) -> None:
 
 
 async def test_what_was_lost_for_good_stays_unknown(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open breaker makes no `not_applied` of a posting that may have been applied."""
+    """An open breaker does not turn a posting that may have been applied into `not_applied`."""
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 3.0)
     line.proxy.cut_at, line.proxy.cuts_left = b"lost-key", 1
     line.proxy.refuse = True
@@ -177,7 +179,7 @@ async def test_what_was_lost_for_good_stays_unknown(line: Line, monkeypatch: pyt
 
 
 async def test_locks_and_a_busy_pool_do_not_open_it(database_url: str, service: Service) -> None:
-    """Row locks that are not to be had, and connections all at work, say nothing against Postgres."""
+    """Waits for row locks and for pool connections that time out do not open the breaker."""
     holder = await asyncpg.connect(database_url)
     async with Database(database_url, posting_connections=1, reading_connections=1) as database:
         await make_key(database_url, LEDGER)
@@ -202,13 +204,14 @@ async def test_locks_and_a_busy_pool_do_not_open_it(database_url: str, service: 
 async def test_keys_that_are_known_stay_known(
     database_url: str, sockets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While Postgres is away a key is trusted as long as a snapshot may be served, then no longer."""
+    """While Postgres is away, a known API key is trusted as long as a snapshot may be served, and no longer."""
     token = await make_key(database_url, LEDGER)
     async with (
         proxied(database_url, sockets) as (proxy, through),
         Database(through, posting_connections=1, reading_connections=1) as database,
     ):
-        # Nothing is trusted while it answers; afterwards for ever, and then no longer.
+        # Keys are not remembered while Postgres answers; while it is away they are trusted without limit at first, then
+        # not at all.
         monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
         monkeypatch.setattr("server.gate.keys.CACHE_AWAY_SECONDS", 3_600.0)
         authenticator = Authenticator(database)

@@ -1,4 +1,4 @@
-"""Postgres itself goes: crashed under load, or not there when the service starts."""
+"""Postgres crashes under load, or is away when the service starts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ LEDGER = "crash"
 
 
 class Served(NamedTuple):
-    """A server process on a Postgres that may crash, a client of it, its history, and the server's log."""
+    """A server process on a Postgres that may crash, a client and its history, and the server's log."""
 
     client: Client
     history: History
@@ -29,7 +29,7 @@ class Served(NamedTuple):
 
 @pytest.fixture
 async def served(own_postgres: OwnPostgres, tmp_path: Path) -> AsyncIterator[Served]:
-    """A server process with `alice`, who has money, and `bob`."""
+    """A server process in which `alice` has money and `bob` has none."""
     await migrate(own_postgres.database_url)
     log = tmp_path / "server.log"
     server = ServerProcess(own_postgres.database_url, log)
@@ -46,7 +46,7 @@ async def served(own_postgres: OwnPostgres, tmp_path: Path) -> AsyncIterator[Ser
 
 
 async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Served) -> None:
-    """Crashed and recovered while clients insist: what was acknowledged survives, nothing is there twice."""
+    """After crashes while clients retry, every acknowledged transfer survives, and none is posted twice."""
     client, history, log = served
     stop = asyncio.Event()
     acknowledged = 0
@@ -67,7 +67,7 @@ async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Se
     def troubled() -> bool:
         return history.count("unknown", "not_applied") > 0
 
-    # Away for a moment, which clients need not notice, and away for longer than the deadline.
+    # Postgres is first away for a moment, which clients need not notice, and then for longer than the deadline.
     await until(partial(reached, 100))
     await own_postgres.crash()
     own_postgres.start()
@@ -86,7 +86,7 @@ async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Se
 
 
 async def test_postgres_is_not_there_at_the_start(own_postgres: OwnPostgres) -> None:
-    """The service starts all the same, says why it is not ready, refuses writes, and becomes ready by itself."""
+    """Without Postgres the service starts, says why it is not ready, refuses writes, and becomes ready by itself."""
     await migrate(own_postgres.database_url)
     token = await make_key(own_postgres.database_url, LEDGER)
     await own_postgres.crash()

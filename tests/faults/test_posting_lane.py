@@ -1,4 +1,4 @@
-"""The posting lane when a batch fails half-way: who is told what, and whether it is true."""
+"""When a batch fails half-way, the posting lane tells each caller the true outcome."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -40,13 +40,13 @@ class Ground(NamedTuple):
     ledger_id: int
 
     async def rows(self) -> dict[str, str | None]:
-        """Return the refusal, or None, of every key that is bound."""
+        """Return every bound key with its refusal, or None."""
         rows = await administer(self.database_url, "SELECT idempotency_key, refusal FROM tallystick.transfers")
         return {row["idempotency_key"]: row["refusal"] for row in rows}
 
 
 def transfer(key: str, **fields: Any) -> TransferRequest:
-    """Return a transfer of 1 from `world` to `alice`, unless *fields* say otherwise."""
+    """Return a transfer of 1 from `world` to `alice`, changed by *fields*."""
     plain = TransferRequest(
         key, key.encode().ljust(32), new_transfer_id(), "world", "alice", 1, "EUR",
         None, None, "{}", None, "request", None, None, None,
@@ -55,13 +55,13 @@ def transfer(key: str, **fields: Any) -> TransferRequest:
 
 
 def posted(outcome: Outcome | BaseException) -> bool:
-    """Whether an outcome says that the money moved."""
+    """Whether an outcome says that the money was moved."""
     return isinstance(outcome, Bound) and outcome.attempt.refusal is None
 
 
 @pytest.fixture
 async def ground(database_url: str) -> AsyncIterator[Ground]:
-    """A database with two accounts, and connections of a worker."""
+    """A database with two accounts, and the connections of a worker."""
     async with in_process(database_url) as service:
         client: Client = await service.client(LEDGER)
         await client.fund("alice", 0)
@@ -71,27 +71,27 @@ async def ground(database_url: str) -> AsyncIterator[Ground]:
 
 
 class Fails(Failpoints):
-    """Raises once at a point, after some time."""
+    """Raises once at a failpoint, after a delay."""
 
     def __init__(self, name: str, seconds: float = 0.0) -> None:
         super().__init__(f"{name}=raise")
         self.seconds = seconds
 
     async def reach(self, name: str) -> None:
-        """Wait, then raise, the first time *name* is the one."""
+        """Wait, then raise, the first time that *name* is the chosen one."""
         if name in self._points:
             await asyncio.sleep(self.seconds)
         await super().reach(name)
 
 
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
-    """A lane whose cache is away."""
+    """Return a lane whose Redis is down."""
     cache = Cache(connect(NO_REDIS), Keyspace(), CacheCounters(), 300)
     return PostingLane(database, cache, render.answer, RowLocks(database), failpoints=failpoints, tallies=Tallies())
 
 
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:
-    """Post all in the same instant, so that they travel in one batch."""
+    """Post all requests at the same instant, so that they share a batch."""
     async with asyncio.timeout(20):
         return await asyncio.gather(*(lane.post(ground.ledger_id, r) for r in requests), return_exceptions=True)
 
@@ -107,7 +107,7 @@ async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[Transfe
     ],
 )
 async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any]) -> None:
-    """Whatever slips through the checks and fails a whole batch is found, and its neighbours are posted."""
+    """A request that passes the checks and makes its batch fail is isolated, and the rest of the batch is posted."""
     lane = offline_lane(ground.database, Failpoints())
     requests = [transfer(f"key-{number}") for number in range(40)]
     requests[17] = requests[17]._replace(**poison)
@@ -121,7 +121,10 @@ async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any])
 
 
 async def test_what_a_failed_set_reversed_is_reversed_of_itself(ground: Ground) -> None:
-    """A set that is taken back leaves no trace: who reverses the same transfer in the same batch meets its amounts."""
+    """
+    A set that is rolled back leaves no trace: a later reversal of the same transfer in the batch is checked as if the
+    set had not run.
+    """
     lane = offline_lane(ground.database, Failpoints())
     reversal = {"source": None, "destination": None, "currency": None, "kind": "reversal", "parent_key": "moved"}
     failing = [
@@ -141,7 +144,9 @@ async def test_what_a_failed_set_reversed_is_reversed_of_itself(ground: Ground) 
 
 
 async def test_keys_are_looked_up_once_one_was_known(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known key has its batch sent again, and for some time keys are looked up before they are inserted."""
+    """
+    A known key makes its batch run again, and for some time afterwards keys are looked up before they are inserted.
+    """
     run, looked_up = Database.run, []
 
     async def watched(database: Database, connection: Any, name: str, *arguments: Any, **options: Any) -> Any:
@@ -150,7 +155,7 @@ async def test_keys_are_looked_up_once_one_was_known(ground: Ground, monkeypatch
         return await run(database, connection, name, *arguments, **options)
 
     async def post(*keys: str) -> list[bool]:
-        """Post, and return which keys were known."""
+        """Post transfers, and return which keys were known."""
         outcomes = await post_all(lane, ground, [transfer(key) for key in keys])
         assert all(map(posted, outcomes))
         return [outcome.replayed for outcome in outcomes]
@@ -172,7 +177,7 @@ async def test_keys_are_looked_up_once_one_was_known(ground: Ground, monkeypatch
 async def test_a_failure_after_the_commit_is_not_told_as_nothing_done(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that committed and then failed, late, is not given up as one that has waited too long."""
+    """A batch that fails late, after its commit, is not refused as one that has waited too long."""
     monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
     lane = offline_lane(ground.database, Fails("posting.committed", seconds=0.3))
     outcomes = await post_all(lane, ground, [transfer("a"), transfer("b")])
@@ -181,7 +186,7 @@ async def test_a_failure_after_the_commit_is_not_told_as_nothing_done(
 
 
 async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not leave in time is refused unsent, and its key is free; what came later is served."""
+    """A request that cannot be sent in time is refused unsent, and its key is free; later requests are served."""
     monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
     monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
     lane = offline_lane(ground.database, Fails("posting.before_batch", seconds=0.4))
@@ -196,7 +201,7 @@ async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkey
 
 
 async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the batch has committed but the server then refuses to read known keys, nobody hears `not applied`."""
+    """If a batch commits and known keys then cannot be read, no caller gets `not_applied`."""
     lane = offline_lane(ground.database, Failpoints())
     assert posted(await lane.post(ground.ledger_id, transfer("known")))
     await administer(
@@ -217,7 +222,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
 
 
 async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the queue fills up between two batches of a bulk, the whole is not told as not applied."""
+    """If the queue is full between two batches of a bulk, the outcome of the bulk is unknown, not `not_applied`."""
     monkeypatch.setattr(module, "BATCH_MAX", 2)
     lane = offline_lane(ground.database, Failpoints())
     submit, parts = lane._shared.submit, 0
@@ -240,7 +245,7 @@ async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monk
 
 
 async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the queue's bound a posting is refused at once, leaves nothing behind, and its key works later."""
+    """If the queue is full, a posting is refused at once and leaves nothing behind, and its key works later."""
     monkeypatch.setattr(module, "QUEUE_MAX", 3)
     monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
     lane = offline_lane(ground.database, Failpoints())
@@ -255,7 +260,7 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
 
 
 async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
-    """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
+    """Cancelled callers neither undo a posting nor block its key, even if they wait for another caller's request."""
     failpoints = Fails("posting.before_batch", seconds=0.05)
     failpoints._points["posting.before_batch"] = ("raise", 10**6)
     lane = offline_lane(ground.database, failpoints)
@@ -273,7 +278,7 @@ async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
 
 
 async def test_a_set_is_unbound_when_one_of_its_keys_is_taken(ground: Ground) -> None:
-    """An atomic set that meets a bound key does nothing, says so, and leaves its own keys free."""
+    """An atomic set with a key that is already bound does nothing, says so, and leaves its other keys free."""
     lane = offline_lane(ground.database, Failpoints())
     assert posted(await lane.post(ground.ledger_id, transfer("taken")))
     outcomes = await lane.post_many(ground.ledger_id, [transfer("mine"), transfer("taken")], atomic=True)
@@ -282,7 +287,7 @@ async def test_a_set_is_unbound_when_one_of_its_keys_is_taken(ground: Ground) ->
 
 
 async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
-    """The arrays of a batch keep the order of its requests: whoever came first gets the last money."""
+    """A batch keeps the order of its requests, so that the first one gets the last money."""
     lane = offline_lane(ground.database, Failpoints())
     requests = [transfer(f"key-{n}", source="alice", destination="world") for n in range(3)]
     assert posted(await lane.post(ground.ledger_id, transfer("one")))
@@ -292,7 +297,9 @@ async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
 
 
 async def test_a_field_that_one_request_has_is_its_own(ground: Ground) -> None:
-    """What only one request of a batch has is stored and asked for with that one; fields that none has stay empty."""
+    """
+    A field that only one request of a batch has is stored and checked for that request; other requests leave it empty.
+    """
     lane = offline_lane(ground.database, Failpoints())
     requests = [transfer(f"key-{number}") for number in range(4)]
     requests[1] = requests[1]._replace(reference="r", conditions='{"source_version":2}', source_version=2)
@@ -314,7 +321,7 @@ async def test_a_field_that_one_request_has_is_its_own(ground: Ground) -> None:
 
 
 async def test_a_failed_posting_is_logged_once(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the program is logged under the id of the request that met it, and nowhere else."""
+    """An internal error is logged once, under the id of the request that met it."""
     async with in_process(database_url, failpoints="posting.before_batch=raise") as service:
         client = await service.client(LEDGER)
         answer = await client.transfer("world", "alice", 1)

@@ -1,4 +1,6 @@
-"""A copy of PostgreSQL's files is put back while Redis goes on: nothing is answered out of what the copy never saw."""
+"""
+When a copy of PostgreSQL's files is put back while Redis goes on, no answer contains anything that the copy lacks.
+"""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,18 +22,18 @@ from tests.support.valkey import OwnValkey, running_valkey
 from tests.support.waiting import until
 
 LEDGER = "restored"
-# Seconds in which a service has found its database again.
+# Seconds in which a service finds its database again.
 BACK_SECONDS = 20.0
 
 
 class Scene:
     """
-    Two services on one PostgreSQL and one Redis, each as a server has it.
+    Two services on one PostgreSQL and one Redis, with the settings of a server.
 
     Args:
-        database_url: Of PostgreSQL.
+        database_url: Address of PostgreSQL.
 
-        valkey: The Redis.
+        valkey: The Redis server.
 
         token: An API key.
     """
@@ -44,13 +46,13 @@ class Scene:
         self.clients: list[Client] = []
 
     async def start(self) -> None:
-        """Serve; the clients are those of the new services."""
+        """Start the services and make clients for them."""
         for _ in range(2):
             service = await self._running.enter_async_context(in_process(self._database_url, self.valkey.url))
             self.clients.append(Client(service.session, service.url, self._token))
 
     async def stop(self) -> None:
-        """End the services."""
+        """Stop the services."""
         await self._running.aclose()
         self.clients.clear()
 
@@ -62,7 +64,7 @@ async def reads(client: Client, account: str = "alice") -> bool:
 
 @asynccontextmanager
 async def serving(database_url: str, valkey: OwnValkey) -> AsyncIterator[Scene]:
-    """Serve."""
+    """Run the services."""
     scene = Scene(database_url, valkey, await make_key(database_url, LEDGER))
     try:
         await scene.start()
@@ -73,20 +75,20 @@ async def serving(database_url: str, valkey: OwnValkey) -> AsyncIterator[Scene]:
 
 @pytest.fixture(scope="module")
 def lasting_valkey() -> Iterator[OwnValkey]:
-    """A Redis of all tests of this file: one that has been up for a while is read from at once."""
+    """A Redis for all tests of this file, because one that has been up for a while is read from at once."""
     with server_folder("ts-") as folder, running_valkey(folder) as server:
         yield server
 
 
 @pytest.fixture
 def valkey(lasting_valkey: OwnValkey) -> OwnValkey:
-    """The same, empty; it goes on whatever happens to PostgreSQL."""
+    """The same Redis, emptied; it goes on whatever happens to PostgreSQL."""
     lasting_valkey.ask("FLUSHALL")
     return lasting_valkey
 
 
 async def insist(client: Client, amount: int, key: str) -> Answer:
-    """Send a transfer from alice to bob until it is answered for good."""
+    """Send a transfer from alice to bob until it has a final answer."""
     answers: list[Answer] = []
 
     async def answered() -> bool:
@@ -99,7 +101,7 @@ async def insist(client: Client, amount: int, key: str) -> Answer:
 
 
 async def cached(scene: Scene, account: str) -> None:
-    """Return when Redis holds the account's snapshot, which every service has served."""
+    """Return when Redis holds the account's snapshot, after every service was asked for the account."""
 
     async def stored() -> bool:
         for client in scene.clients:
@@ -113,8 +115,8 @@ async def cached(scene: Scene, account: str) -> None:
 @pytest.mark.parametrize("goes_on", [True, False], ids=["the services go on", "the services are restarted"])
 async def test_a_copy_is_put_back(own_postgres: OwnPostgres, valkey: OwnValkey, *, goes_on: bool) -> None:
     """
-    What was posted after the copy is posted again under the same key, once, and every balance is that of the copy and
-    of what came after it, through each service.
+    A transfer posted after the copy can be posted once more under the same key, and through each service every balance
+    is that of the copy plus what came later.
     """
     await migrate(own_postgres.database_url)
     async with serving(own_postgres.database_url, valkey) as scene:
@@ -137,16 +139,16 @@ async def test_a_copy_is_put_back(own_postgres: OwnPostgres, valkey: OwnValkey, 
         if not goes_on:
             await scene.stop()
         own_postgres.start()
-        # What the copy has written by itself meanwhile says nothing about what it has seen.
+        # WAL that the copy writes by itself does not show which history it has seen.
         await administer(own_postgres.database_url, "SELECT pg_switch_wal()")
         if not goes_on:
             await scene.start()
             one, two = scene.clients
-        # To another amount than before the copy was put back: the key is free.
+        # The amount differs from the one before the restore, because the key is free again.
         posted = await insist(two, 20, "k")
         assert not posted.replayed
         for client in scene.clients:
-            # The other service finds the database again when its next probe is answered.
+            # The other service finds the database again at its next successful probe.
             await until(partial(reads, client), BACK_SECONDS)
             assert (await client.balance("alice"), await client.balance("bob")) == (79, 21)
             again = await insist(client, 20, "k")
@@ -159,7 +161,9 @@ async def test_a_copy_is_put_back(own_postgres: OwnPostgres, valkey: OwnValkey, 
 async def test_a_dump_is_read_back(
     own_postgres: OwnPostgres, valkey: OwnValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A table that was emptied and filled from a dump, in the same database and server, is noticed within a moment."""
+    """
+    If tables are emptied and filled from a dump, in the same database and server, the services notice it in a moment.
+    """
     await migrate(own_postgres.database_url)
     async with serving(own_postgres.database_url, valkey) as scene:
         one, two = scene.clients
@@ -188,8 +192,8 @@ async def test_a_dump_is_read_back(
 
 async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
     """
-    While PostgreSQL is down it may be being replaced: a replay has to wait for it, and an account is read out of Redis
-    for as long as a snapshot lives. Started again, the same service answers everything as before.
+    While PostgreSQL is down it may be in the middle of a restore, so a replay waits for it, and an account is read from
+    Redis only as long as a snapshot lives. After a restart, the same services answer everything as before.
     """
     await migrate(own_postgres.database_url)
     async with serving(own_postgres.database_url, valkey) as scene:
@@ -206,7 +210,7 @@ async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valke
             return (await two.transfer("alice", "bob", 10, "k")).status == 503
 
         await until(refused)
-        # On a busy machine its end alone can take as long as a snapshot lives, and Redis may not answer in time.
+        # On a busy machine, stopping PostgreSQL can take as long as a snapshot lives, and Redis may not answer in time.
         if time.monotonic() - began < SNAPSHOT_MS / 2_000:
             await until(partial(reads, two, "bob"), SNAPSHOT_MS / 2_000)
             assert await two.balance("bob") == 10

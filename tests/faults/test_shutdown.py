@@ -1,4 +1,4 @@
-"""Told to stop under load: nobody is left without a definite answer; told twice, it stops at once."""
+"""A server that is told to stop under load answers every request definitely; told twice, it stops at once."""
 
 import asyncio
 import errno
@@ -24,12 +24,12 @@ from tests.support.service import ServerProcess, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "shutdown"
-# Seconds in which a server that is told twice must be gone: far less than it would take to finish what runs.
+# Seconds in which a server that is told twice must be gone: far less than it takes to finish its requests.
 AT_ONCE_SECONDS = 3.0
 
 
 class Running(NamedTuple):
-    """A server process with `alice`, who has money, and `bob`."""
+    """A server process in which `alice` has money and `bob` has none."""
 
     server: ServerProcess
     client: Client
@@ -38,7 +38,7 @@ class Running(NamedTuple):
 
 @pytest.fixture
 async def running(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
-    """Start it, with one worker or as many as the test says; stop it if the test has not."""
+    """Start a server with one worker, or with as many as the test asks for; stop it if the test has not."""
     workers = getattr(request, "param", 1)
     server = ServerProcess(database_url, tmp_path / "server.log", {"TALLYSTICK_WORKERS": str(workers)})
     token = await make_key(database_url, LEDGER)
@@ -57,9 +57,9 @@ async def running(request: pytest.FixtureRequest, database_url: str, tmp_path: P
 @pytest.mark.parametrize("running", [pytest.param(2, id="two workers")], indirect=True)
 async def test_told_to_stop_under_load(running: Running) -> None:
     """
-    Every request that reached the server is answered for good; afterwards connections are refused.
+    Every request that reached the server gets a definite answer; afterwards connections are refused.
 
-    Half of the clients keep their connections, the others make one for each request.
+    Half of the clients keep their connections, and the others open one for each request.
     """
     server, client, history = running
     chance = random.Random(7)
@@ -84,14 +84,14 @@ async def test_told_to_stop_under_load(running: Running) -> None:
     assert await server.wait() == 0
     assert len(history.errors) == 40
     assert {type(error) for error in history.errors} == {aiohttp.ClientConnectorError}, history.errors
-    # Refused connections apart, each of which ended a worker, everything was answered for good.
+    # Apart from the refused connections, which ended the clients, every request got a final answer.
     assert history.count("unknown") == 40
     assert history.count("posted") == len(history.operations) - 40
     await history.check()
 
 
 async def test_idle_connections_are_kept_for_a_while(running: Running) -> None:
-    """A balancer that has not noticed the stop may still send a request on a connection that it has kept."""
+    """A balancer that has not noticed the stop may still send a request on an idle connection for a while."""
     server, client, _ = running
     url = yarl.URL(client.url)
     address = (url.host, url.port)
@@ -109,13 +109,13 @@ async def test_idle_connections_are_kept_for_a_while(running: Running) -> None:
 
 
 def refused(address: tuple[str | None, int | None]) -> bool:
-    """Whether nothing listens there any more."""
+    """Whether nothing listens at the address any more."""
     with socket.socket() as probe:
         return probe.connect_ex(address) == errno.ECONNREFUSED
 
 
 async def test_told_to_stop_while_postings_run(running: Running, database_url: str) -> None:
-    """What is away when the signal comes is resolved and answered before the server ends."""
+    """Postings under way when the signal comes are finished and answered before the server ends."""
     server, client, history = running
     async with held(database_url, "alice"):
         sending = [asyncio.create_task(history.transfer(client, f"running-{n}", "alice", "bob", 1)) for n in range(20)]
@@ -131,10 +131,10 @@ async def test_told_to_stop_while_postings_run(running: Running, database_url: s
 
 
 async def test_told_to_stop_while_a_bulk_runs(running: Running, database_url: str) -> None:
-    """Both batches of a bulk share one deadline, so its caller is answered before the server ends."""
+    """The two batches of a bulk share one deadline, so its caller is answered before the server ends."""
     server, client, history = running
     await client.fund("carol", 1_000)
-    # A batch has 500 of them: the first waits for alice, the second for carol.
+    # A batch takes 500 items: the first batch waits for alice, the second for carol.
     names = ["alice"] * 500 + ["carol"] * 500
     asked = [{"key": f"item-{n}", "source": name, "destination": "bob", "amount": 1} for n, name in enumerate(names)]
     async with held(database_url, "carol"):
@@ -142,7 +142,7 @@ async def test_told_to_stop_while_a_bulk_runs(running: Running, database_url: st
             sending = asyncio.create_task(history.bulk(client, asked, atomic=False))
             await until(partial(somebody_waits, database_url))
             server.kill(signal.SIGTERM)
-            # Most of the deadline goes by in the first batch.
+            # Most of the deadline passes in the first batch.
             await asyncio.sleep(3.0)
         async with asyncio.timeout(20):
             answer = await sending
@@ -153,7 +153,7 @@ async def test_told_to_stop_while_a_bulk_runs(running: Running, database_url: st
 
 
 async def posted(database_url: str) -> int:
-    """Return how many items of bulks are posted."""
+    """Return how many items of the bulk are posted."""
     rows = await administer(
         database_url, "SELECT count(*) AS n FROM tallystick.transfers WHERE idempotency_key LIKE 'item-%'"
     )
@@ -161,7 +161,7 @@ async def posted(database_url: str) -> int:
 
 
 async def test_told_twice_it_stops_at_once(running: Running, database_url: str) -> None:
-    """The second signal waits for nothing; what ran is found out with the same key."""
+    """A second signal stops the server at once; retries with the same keys then tell the outcomes."""
     server, client, history = running
     async with held(database_url, "alice"):
         sending = [asyncio.create_task(history.transfer(client, f"twice-{n}", "alice", "bob", 1)) for n in range(5)]

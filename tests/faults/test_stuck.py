@@ -1,4 +1,4 @@
-"""Postgres is there and does not get on: a stopped backend, a lock that is not given back."""
+"""Postgres is up but does not make progress: a backend is stopped, or a lock is not released."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ from tests.support.postgres import administer
 from tests.support.service import in_process
 
 LEDGER = "stuck"
-# Seconds in which a request must be answered: the deadline of a posting, the half second in which its connection is
-# handed back, and as much again for the look-up of the key.
+# Seconds in which a request must be answered: the deadline of a posting, the half second for handing back its
+# connection, and as much again for the look-up of the key.
 BOUND_SECONDS = 12.0
 
 
 class Scene(NamedTuple):
-    """A service with `alice`, `carol` and `bob`, and what its clients heard."""
+    """A service with accounts `alice`, `carol` and `bob`, and the history of its clients."""
 
     client: Client
     history: History
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
 
 @pytest.fixture
 async def scene(database_url: str) -> AsyncIterator[Scene]:
-    """A warm service."""
+    """A running service."""
     async with in_process(database_url) as service:
         client = await service.client(LEDGER)
         await client.fund("alice", 1_000)
@@ -48,7 +48,7 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Stop processes, and let them go on whatever happens."""
+    """Stop processes with SIGSTOP, and let them go on at the end in any case."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -59,7 +59,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 async def backends(database_url: str, condition: str = "true") -> list[int]:
-    """Return the processes of the service's sessions."""
+    """Return the backends of the service's sessions."""
     rows = await administer(
         database_url,
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'tallystick' AND datname = current_database() "
@@ -69,14 +69,17 @@ async def backends(database_url: str, condition: str = "true") -> list[int]:
 
 
 async def test_a_stopped_backend(scene: Scene) -> None:
-    """The backend that would post is stopped: its callers are answered in time, and the service goes on around it."""
+    """
+    If the backends that would post are stopped, callers are answered in time, and the service works with new
+    connections.
+    """
     pids = await backends(scene.history.database_url)
     assert pids
     with stopped(*pids):
         answers = await scene.send("stop", "alice", 20)
         heard = {answer.status for answer in answers if answer is not None}
         assert heard <= {201, 503}
-        # A new connection has a new backend, which works.
+        # A new connection has a backend that is not stopped.
         assert not set(await backends(scene.history.database_url)) <= set(pids)
         await scene.history.insist(scene.client, "beside", "carol", "bob", 1)
     await scene.history.settle(scene.client)
@@ -86,8 +89,8 @@ async def test_a_stopped_backend(scene: Scene) -> None:
 
 async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
     """
-    A backend that is stopped inside its transaction keeps its accounts locked: nobody hangs, and whatever it does when
-    it goes on, each transfer is there once.
+    A backend that is stopped inside its transaction keeps its accounts locked. Every caller is answered in time, and
+    each transfer is posted once, whatever the backend does when it goes on.
     """
     url = scene.history.database_url
     with ExitStack() as stack:
@@ -108,7 +111,7 @@ async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
 
 @pytest.mark.usefixtures("short_deadlines")
 async def test_a_row_lock_held_for_longer_than_the_deadline(scene: Scene) -> None:
-    """Callers of a locked account hear `not_applied`, which is true; their keys work when it is given back."""
+    """Requests for a locked account get `not_applied`, which is true, and their keys work once the lock is released."""
     url = scene.history.database_url
     async with held(url, "alice"):
         answers = await scene.send("locked", "alice", 20)
@@ -122,7 +125,7 @@ async def test_a_row_lock_held_for_longer_than_the_deadline(scene: Scene) -> Non
 
 
 async def test_a_row_lock_held_for_less_than_the_deadline(scene: Scene) -> None:
-    """A lock given back in time, though after the lock timeout, costs its callers only the wait."""
+    """If a lock is released after the lock timeout but before the deadline, requests succeed after the wait."""
     async with held(scene.history.database_url, "alice"):
         sending = asyncio.create_task(scene.send("late", "alice", 20))
         await asyncio.sleep(1.0)
@@ -133,7 +136,7 @@ async def test_a_row_lock_held_for_less_than_the_deadline(scene: Scene) -> None:
 
 @pytest.mark.usefixtures("short_deadlines")
 async def test_a_locked_account_stalls_nobody_else(scene: Scene) -> None:
-    """While somebody keeps one account locked, transfers that share its batches but not the account are all posted."""
+    """While one account is locked, transfers of other accounts in the same batches are all posted."""
     others = 0
     async with held(scene.history.database_url, "alice"):
         stuck = asyncio.create_task(scene.send("stuck", "alice", 20))
@@ -142,7 +145,7 @@ async def test_a_locked_account_stalls_nobody_else(scene: Scene) -> None:
             assert {answer.status for answer in answers if answer is not None} == {201}
             others += 1
         assert {answer.status for answer in await stuck if answer is not None} == {503}
-    # One batch waited out the lock timeout together with the locked account; none did after it was known.
+    # One batch waited for the locked account until the lock timeout; later batches knew of the lock and did not wait.
     assert others >= 10
     await scene.history.settle(scene.client)
     assert await scene.client.balance("bob") == 20 + 10 * others

@@ -1,4 +1,4 @@
-"""A Postgres that nobody has migrated: not even our roles are there."""
+"""A Postgres on which `migrate` has never run, and which lacks our roles."""
 
 from server.gate.tokens import new_key
 from server.store.migrations import migrate
@@ -8,7 +8,7 @@ from tests.support.service import in_process
 
 
 async def test_requests_before_the_first_migration(own_postgres: OwnPostgres) -> None:
-    """Without the service's role requests are answered 503 until it is there, and then served without a restart."""
+    """Until the service's role exists, requests get 503; after the migration they are served without a restart."""
     async with in_process(own_postgres.database_url) as service:
         stranger = Client(service.session, service.url, new_key(1).token)
         answer = await stranger.get("/v1/accounts")

@@ -1,4 +1,4 @@
-"""A ledger in memory whose clients write a history; tests falsify what it wrote."""
+"""A ledger in memory whose clients write a true history, which tests then falsify."""
 
 import copy
 import functools
@@ -15,15 +15,15 @@ from loadtests.history.recorder import Heard, Recorder
 
 Event = dict[str, Any]
 PATH = "/v1/transfers"
-# What an account in the books is written with.
+# The fields of an account in the books.
 BOOKED = ("id", "currency", "balance", "version", "floor")
 
 
 class Ledger:
     """
-    Posts transfers as the service does: a key is bound for ever to its first request and answer.
+    Posts transfers as the service does: a key is bound to its first request and answer.
 
-    Its clock goes on by a second with each request, and when it is told to.
+    Its clock advances by a second with each request, and with `tick`.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -32,9 +32,9 @@ class Ledger:
         self.accounts: dict[str, Event] = {}
         self.entries: list[Event] = []
         self.rows: list[Event] = []
-        # Types, subjects and what is shown, in order.
+        # The types, subjects and data of events, in order.
         self.feed: list[tuple[str, str, Event]] = []
-        # What has become of transfers since, by id.
+        # The current state of transfers, by id.
         self._now: dict[str, Event] = {}
         self._bound: dict[str, tuple[str, int, str]] = {}
         self._ids = itertools.count(1)
@@ -62,11 +62,11 @@ class Ledger:
         return status, body, False
 
     def transfer(self, transfer_id: str) -> Event:
-        """Return a transfer with what has become of it."""
+        """Return a transfer in its current state."""
         return self._now[transfer_id]
 
     def tick(self, seconds: int = 1) -> None:
-        """Let time pass; holds that are due expire, each at its instant."""
+        """Advance the clock; due holds expire, each at its instant."""
         for _ in range(seconds):
             self.second += 1
             for found in list(self._now.values()):
@@ -120,7 +120,7 @@ class Ledger:
     def _post(
         self, key: str, kind: str, parent: str, pair: tuple[str, str], amount: int, *, released: int = 0
     ) -> Event:
-        """Change both accounts, write it into the books, and return the answer."""
+        """Change both accounts, write the transfer into the books, and return the answer."""
         moved = amount if kind in MOVING else 0
         held = amount if kind == "hold" else -released
         answer: Event = {"id": f"{self.name}-{next(self._ids)}", "kind": kind, "state": "posted", "amount": amount}
@@ -150,7 +150,7 @@ def _refused(code: str) -> tuple[int, str]:
 
 
 class Story:
-    """Clients of one or more ledgers, one request after the other; every instant is a second after the last."""
+    """Clients of one or more ledgers, one request after the other; each instant is a second after the one before."""
 
     def __init__(self, *ledgers: Ledger) -> None:
         self.ledgers = ledgers
@@ -170,20 +170,20 @@ class Story:
         lost: bool = False,
         by: str = "u1",
     ) -> None:
-        """Post a transfer; its answer may get lost."""
+        """Post a transfer; its answer may be lost."""
         self.post(ledger, key, _asked(source, destination, amount), lost=lost, by=by)
 
     def post(
         self, ledger: Ledger, key: str, asked: Event, path: str = PATH, *, lost: bool = False, by: str = "u1"
     ) -> str:
-        """Send what is posted at a path; return the id of the transfer, if it was not refused."""
+        """Send a request to a path; return the id of the transfer, or nothing if it was refused."""
         number, request = self._send(ledger, key, asked, by, path)
         status, body, replayed = ledger.post(key, request, path)
         self.recorder.answered(number, Heard.of(0, "reset") if lost else Heard.of(status, body, replayed))
         return str(json.loads(body).get("id", ""))
 
     def never_arrives(self, ledger: Ledger, key: str, source: str, destination: str, amount: int) -> None:
-        """Send a transfer that does not get there."""
+        """Send a transfer that does not reach the ledger."""
         number, _ = self._send(ledger, key, _asked(source, destination, amount), "u1", PATH)
         self.recorder.answered(number, Heard.of(0, "refused"))
 
@@ -198,24 +198,24 @@ class Story:
         self.recorder.answered(number, Heard.of(200, json.dumps(ledger.accounts[account])))
 
     def progress(self, ledger: Ledger, transfer_id: str) -> None:
-        """Read what has become of a transfer."""
+        """Read the current state of a transfer."""
         number = self.recorder.invoke("progress", "u1", f"{PATH}/{transfer_id}", ledger=ledger.name)
         self.recorder.answered(number, Heard.of(200, json.dumps(ledger.transfer(transfer_id))))
 
     def look_up(self, ledger: Ledger, key: str, status: int, response: Event) -> None:
-        """Ask what a key is bound to."""
+        """Look up what a key is bound to."""
         number = self.recorder.invoke("look-up", "u2", f"/v1/idempotency-keys/{key}", ledger=ledger.name, key=key)
         self.recorder.answered(number, Heard.of(status, json.dumps(response)))
 
     def wait(self, seconds: int) -> None:
-        """Let time pass."""
+        """Advance all clocks."""
         for _ in range(seconds):
             next(self._seconds)
         for ledger in self.ledgers:
             ledger.tick(seconds)
 
     def end(self) -> list[Event]:
-        """Write the books and return all events."""
+        """Write the books and return all events of the history."""
         for ledger in self.ledgers:
             for account in ledger.accounts.values():
                 booked = {name: account[name] for name in BOOKED}
@@ -233,7 +233,7 @@ class Story:
 
 
 def told(ledger: str, feed: list[tuple[str, str, Event]]) -> list[Event]:
-    """Return what readers of a feed write down."""
+    """Return the events that readers of a feed write down."""
     return [
         {"event": "told", "reader": reader, "ledger": ledger, "position": position}
         | {"type": kind, "subject": subject, "data": json.dumps(data)}
@@ -247,7 +247,7 @@ def _asked(source: str, destination: str, amount: int) -> Event:
 
 
 def history(events: list[Event]) -> History:
-    """Return events as the checks see them."""
+    """Return the events as a history for the checks."""
     found = History()
     read(found, (json.dumps(event) + "\n" for event in events), "history")
     return found
@@ -289,7 +289,7 @@ def _eventful() -> list[Event]:
 
 
 def _hold(story: Story, ledger: Ledger) -> None:
-    """Hold money on an account of its own: captured in parts and moved back, voided, and expired."""
+    """Hold money on a separate account; capture holds in parts and reverse that, void one, and let one expire."""
     ledger.open("c")
     ledger.open("d")
     story.pay(ledger, "fill-c", "world", "c", 100)
@@ -313,5 +313,5 @@ def _hold(story: Story, ledger: Ledger) -> None:
 
 
 def flagged(verdict: Verdict) -> set[str]:
-    """Return the checks that have found something."""
+    """Return the checks that have violations."""
     return {violation.check for violation in verdict.violations}

@@ -1,4 +1,4 @@
-"""A ledger in memory behind HTTP that lies in all ways that load tests must see."""
+"""A ledger in memory behind HTTP that lies in every way that load tests must detect."""
 
 import itertools
 import json
@@ -12,9 +12,9 @@ from loadtests.history.recorder import OK, outcome_of
 from tests.loadtests.stories import Ledger
 from tests.support.listening import end
 
-# One in so many payments is forgotten, and as many are doubled.
+# One in this many payments is forgotten, and as many are made twice.
 EVERY = 10
-# What else accounts, entries and transfers have.
+# Other fields of accounts, entries and transfers.
 AT = "2026-01-01T00:00:00.000000Z"
 REST: dict[str, Any] = {
     **dict.fromkeys(("ceiling", "reference", "description", "currency")),
@@ -28,10 +28,10 @@ REST: dict[str, Any] = {
 
 class Stub:
     """
-    Answers what load tests ask for, with lies.
+    Answers the requests of load tests, with lies.
 
-    It acknowledges transfers that it does not keep, moves the money of others twice, shows accounts as they were, and
-    answers replays otherwise.
+    It acknowledges transfers that it does not keep, moves the money of others twice, shows outdated accounts, and gives
+    different answers to replays.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Stub:
         self._old: dict[str, str] = {}
 
     def app(self) -> web.Application:
-        """Return the routes."""
+        """Return the application with its routes."""
         app = web.Application()
         app.add_routes(
             [
@@ -128,7 +128,7 @@ class Stub:
         return status, answer, replayed
 
     def _forget(self, before: int) -> None:
-        """Take back the last transfer so that the books add up."""
+        """Undo the last transfer so that the books still add up."""
         for entry in self._ledger.entries[before:]:
             account = self._ledger.accounts[entry["account"]]
             account["balance"] -= entry["amount"]
@@ -139,7 +139,7 @@ class Stub:
 
 @asynccontextmanager
 async def stub_server() -> AsyncIterator[str]:
-    """Serve a stub on a free port; gives its address."""
+    """Serve a stub on a free port; yields its address."""
     runner = web.AppRunner(Stub().app(), access_log=None)
     await runner.setup()
     try:

@@ -1,4 +1,4 @@
-"""The benchmark: what it writes, what it does not count, and what its generator counts."""
+"""The benchmark: the document that it writes, the parts that do not count, and the counts of its generator."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ FIGURES = Path(__file__).with_name("figures")
 
 
 def stored() -> list[Part]:
-    """All parts of a short run that was kept."""
+    """All parts of a short run that is stored here."""
     parts = [read(FIGURES, name) for name in PARTS]
     found = [part for part in parts if part is not None]
     assert len(found) == len(parts)
@@ -36,12 +36,12 @@ def stored() -> list[Part]:
 
 
 def written(parts: list[Part], plots: Path = Path("none")) -> str:
-    """The document from some parts."""
+    """Return the document for these parts."""
     return render(parts, TEMPLATE.read_text(encoding="utf-8"), ROOT / "benchmarks.md", plots)
 
 
 def test_the_document_says_how_it_was_measured() -> None:
-    """Command, commit, machine and versions of every part are there, and no place of the template is left."""
+    """The document has command, commit and machine of every part, and no placeholder of the template is left."""
     parts = stored()
     text = written(parts)
     for part in parts:
@@ -54,7 +54,7 @@ def test_the_document_says_how_it_was_measured() -> None:
 
 
 def test_the_document_has_the_figures() -> None:
-    """Every rate that was measured once is in a table."""
+    """Every measured rate is in a table."""
     for part in stored():
         if part.name in ("api", "sides", "overload"):
             text = written([part])
@@ -62,12 +62,12 @@ def test_the_document_has_the_figures() -> None:
 
 
 def test_words_hold_no_figures() -> None:
-    """What was written by hand has no digit that somebody could take for a measurement."""
+    """The template has no digit that could be taken for a measurement."""
     assert re.search(r"\d", TEMPLATE.read_text(encoding="utf-8")) is None
 
 
 def test_wrong_books_do_not_count() -> None:
-    """Of a part with wrong books nothing is shown but that."""
+    """A part with wrong books is shown without figures, and with what the audit said."""
     [part] = [part for part in stored() if part.name == "api"]
     text = written([replace(part, clean=False, audit="one account differs")])
     assert "does not count: one account differs" in text
@@ -75,7 +75,7 @@ def test_wrong_books_do_not_count() -> None:
 
 
 class Bench(NamedTuple):
-    """The program with a part of its own, and where its figures go."""
+    """The program with one stub part, and the folder for its figures."""
 
     reports: Path
     calls: list[int]
@@ -104,7 +104,7 @@ async def written_nowhere(*_: object) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A part whose books are right unless its folder says otherwise; nothing is drawn."""
+    """A part whose books are right unless its folder has a file `wrong`; no document is written."""
     calls: list[int] = []
 
     async def part(work: Work) -> None:
@@ -122,7 +122,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_a_part_is_measured_once(bench: Bench) -> None:
-    """What was measured at this commit and scale is kept, unless it is asked for again."""
+    """A part that was measured at this commit and scale is kept, unless --again is given."""
     assert bench() == 0
     assert bench() == 0
     assert len(bench.calls) == 1
@@ -131,7 +131,7 @@ def test_a_part_is_measured_once(bench: Bench) -> None:
 
 
 def test_a_part_with_wrong_books_fails(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """The program says so, ends with 1, and measures it the next time."""
+    """For a part with wrong books, the program says so, ends with 1, and measures it again the next time."""
     (bench.reports / "wrong").touch()
     assert bench() == 1
     assert "DOES NOT COUNT" in capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_a_part_with_wrong_books_fails(bench: Bench, capsys: pytest.CaptureFixtu
 
 
 def test_an_interrupted_part_is_kept_and_measured_again(bench: Bench) -> None:
-    """Runs whose books were audited are kept, marked as not all of them."""
+    """An interrupted part with right books is kept, marked as incomplete, and measured again the next time."""
     (bench.reports / "interrupt").touch()
     assert bench() == 1
     part = read(bench.reports, "stub")
@@ -156,7 +156,10 @@ def test_an_interrupted_part_is_kept_and_measured_again(bench: Bench) -> None:
 
 
 async def test_the_generator_counts_what_happened(database_url: str, redis_url: str) -> None:
-    """It says as many answers as the ledger has transfers; what SQL fills in has right books, and they go on."""
+    """
+    The generator's count equals the ledger's transfers; transfers filled in by SQL have right books, and posting goes
+    on.
+    """
     async with in_process(database_url, redis_url) as service:
         key = await make_key(database_url, "bench")
         target = (await prepare(service.url, [key]))._replace(roots=(os.getpid(),))
@@ -175,7 +178,7 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
 
 
 async def test_keys_that_sql_has_made_open_their_ledgers(database_url: str, redis_url: str) -> None:
-    """Each key is taken, and so many keys as connections have turns, which go around all ledgers."""
+    """Each key made by SQL works, and over the keys the connections reach all ledgers."""
     async with in_process(database_url, redis_url) as service:
         keys = await new_keys(database_url, 2, 5)
         target = (await prepare(service.url, keys[:2], 3))._replace(keys=keys, ledgers=2, roots=(os.getpid(),))
@@ -190,7 +193,7 @@ async def test_keys_that_sql_has_made_open_their_ledgers(database_url: str, redi
 
 
 async def test_growth_is_measured_beside_what_does_not_grow() -> None:
-    """Each run comes right after one of the base, and the ratio is that of these two."""
+    """Each run comes right after a run of the base, and its ratio is that of these two."""
     order: list[str] = []
 
     def case(name: str, *rates: float) -> Case:

@@ -1,5 +1,5 @@
 """
-Reading the bank's books and turning rows into transfers, on rows made by hand.
+The bank's books are read and rows become transfers, with rows made by hand.
 """
 
 import gzip
@@ -31,7 +31,7 @@ def line(
     partner_bank: str = "",
 ) -> str:
     """
-    One line of the file; what no test looks at is filled in.
+    Return a line of the file, with defaults for all fields.
     """
     kind = "PRIJEM" if sign == "+" else "VYDAJ"
     return (
@@ -71,7 +71,7 @@ def test_counter_account(
     tmp_path: Path, operation: str, k_symbol: str, partner_bank: str, counter_account: str
 ) -> None:
     """
-    Operation and purpose decide who stands on the other side.
+    Operation and purpose decide the other side of a row.
     """
     text = line(operation=operation, k_symbol=k_symbol, partner_bank=partner_bank)
     assert [row.counter_account for row in rows_of(tmp_path, text)] == [counter_account]
@@ -79,7 +79,7 @@ def test_counter_account(
 
 def test_every_pair_of_the_table_is_tested() -> None:
     """
-    The parameters above are the whole table.
+    The parameters above cover the whole table.
     """
     cases = test_counter_account.pytestmark[0].args[1]  # type: ignore[attr-defined]
     assert {case.values[:2] for case in cases} == set(berka.COUNTER_ACCOUNTS)
@@ -112,7 +112,7 @@ def test_every_pair_of_the_table_is_tested() -> None:
 )
 def test_transfers(tmp_path: Path, sign: str, rounding: int, expected: list[tuple[str, str, str, int]]) -> None:
     """
-    The sign turns the transfer round; what was rounded away is a transfer of its own.
+    The sign decides the direction of the transfer, and a rounding difference makes a second transfer.
     """
     (row,) = rows_of(tmp_path, line(sign=sign, rounding=rounding))
     assert moves(row) == expected
@@ -120,7 +120,7 @@ def test_transfers(tmp_path: Path, sign: str, rounding: int, expected: list[tupl
 
 def test_fields_are_those_of_the_contract(tmp_path: Path) -> None:
     """
-    A transfer's body has the contract's names and says in its metadata what the row said.
+    A transfer has the fields of the API, and its metadata has the row's operation and purpose.
     """
     (row,) = rows_of(tmp_path, line(operation="", k_symbol="UROK"))
     (transfer,) = berka.transfers(row)
@@ -138,7 +138,7 @@ def test_fields_are_those_of_the_contract(tmp_path: Path) -> None:
 
 def test_month_ends(tmp_path: Path) -> None:
     """
-    The last row of each month stands for its end, which is the last instant of its last day.
+    The last row of each month gives its end, which is the last instant of its last day.
     """
     dates = ("960228", "960229", "960301", "961231")
     (book,) = berka.books(rows_of(tmp_path, *(line(seq=n, date=date) for n, date in enumerate(dates))))
@@ -151,7 +151,7 @@ def test_month_ends(tmp_path: Path) -> None:
 
 def test_books_are_in_order(tmp_path: Path) -> None:
     """
-    Rows go to their account's book by seq, whatever their order in the file; long books lead.
+    Each account's book has its rows by seq, whatever their order in the file, and longer books come first.
     """
     rows = rows_of(
         tmp_path,
@@ -166,7 +166,7 @@ def test_books_are_in_order(tmp_path: Path) -> None:
 
 def test_rows_max_and_gzip(tmp_path: Path) -> None:
     """
-    A gzipped file reads the same, and only as far as asked.
+    A gzipped file is read like a plain one, and only up to the given number of rows.
     """
     path = tmp_path / "books.csv.gz"
     text = "\n".join([HEADER, line(seq=1), line(seq=2), line(seq=3)])
@@ -187,7 +187,7 @@ def test_rows_max_and_gzip(tmp_path: Path) -> None:
 )
 def test_a_row_without_meaning_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """
-    The message names the row, counted from 1.
+    The error names the row, counted from 1.
     """
     with pytest.raises(NotRunError, match=f"row 2 of the data file.*{message}"):
         rows_of(tmp_path, line(), text)
@@ -195,7 +195,7 @@ def test_a_row_without_meaning_is_refused(tmp_path: Path, text: str, message: st
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     """
-    The message has the path and the way out.
+    The error has the path and says how to name another file.
     """
     with pytest.raises(NotRunError, match=r"there is no data file .*nowhere\.csv; --data"):
         berka.read_rows(tmp_path / "nowhere.csv")
@@ -203,7 +203,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 
 def test_another_csv_is_refused(tmp_path: Path) -> None:
     """
-    A column that is missing is named.
+    The error names a missing column.
     """
     path = tmp_path / "other.csv"
     path.write_text("\n".join([HEADER.replace("sign", "signum"), line()]))
@@ -213,7 +213,7 @@ def test_another_csv_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_gzip_is_refused(tmp_path: Path) -> None:
     """
-    What is no gzip under that name is an error of the data, not a stack trace.
+    A file with that name that is no gzip is reported as unreadable, without a traceback.
     """
     path = tmp_path / "books.csv.gz"
     path.write_bytes(b"plain")

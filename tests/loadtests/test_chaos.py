@@ -1,4 +1,4 @@
-"""Chaos: the seed decides what happens, a correct service passes, lies are found, and nothing is left behind."""
+"""In chaos, the seed decides the faults, a correct service passes, lies are found, and nothing is left behind."""
 
 import argparse
 import asyncio
@@ -36,22 +36,24 @@ from loadtests.history.recorder import Heard
 from tests.loadtests.stories import Ledger, Story, flagged, history
 
 ROOT = Path(__file__).resolve().parents[2]
-# More than half of them without faults.
+# More than half of these seconds have no faults.
 SECONDS = 24
-# A server is killed between a commit and its answer, and PostgreSQL crashes.
+# With this seed, a server is killed between a commit and its answer, and PostgreSQL crashes.
 SEED = "3"
-# With all that is started and read before and after, on a machine busy with other tests and with two such runs.
+# Limit for a run with its start and its checks, on a machine that is busy with other tests and a second run.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
 
 
 def steps(phases: list[Phase]) -> list[str]:
-    """Return a plan as it is shown."""
+    """Return the steps of a plan as they are shown."""
     return [str(step) for phase in phases for step in phase.steps]
 
 
 def test_the_seed_decides() -> None:
-    """The same seed and time give the same faults, in order, with their times; another seed gives others."""
+    """
+    The same seed and time give the same faults in the same order and at the same times; each seed gives different ones.
+    """
     plans = [tuple(steps(plan(seed, 120))) for seed in SEEDS]
     assert len(set(plans)) == len(SEEDS)
     assert tuple(steps(plan(SEEDS[7], 120))) == plans[7]
@@ -60,7 +62,7 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize("seconds", [120.0, 600.0])
 @pytest.mark.parametrize("without", [(), ("kafka",), ("kafka", "rabbitmq", "sinks")])
 def test_a_run_has_what_it_needs(seconds: float, without: tuple[str, ...]) -> None:
-    """Whatever the seed: all that the counters need is planned, swizzled too; nothing begins past its phase."""
+    """For every seed, the plan has all needed faults and a swizzle, and no step outlasts its phase."""
     for seed in SEEDS[:50]:
         phases = plan(seed, seconds, without)
         kinds = {fault.kind for phase in phases for step in phase.steps for fault in step.faults}
@@ -72,14 +74,14 @@ def test_a_run_has_what_it_needs(seconds: float, without: tuple[str, ...]) -> No
 
 
 def test_every_kind_happens() -> None:
-    """No kind of fault is left out by all seeds, and each part is hit in ten minutes of one."""
+    """Every kind of fault has a seed that plans it, and ten minutes of one seed have every kind."""
     assert {f.kind for seed in SEEDS for p in plan(seed, 120) for s in p.steps for f in s.faults} == set(KINDS)
     ten_minutes = {fault.kind for phase in plan(1, 600) for step in phase.steps for fault in step.faults}
     assert ten_minutes == set(KINDS)
 
 
 def too_old(seconds_before: int, marks: tuple[str, str] | None) -> History:
-    """Return a history with a read of an old version, some seconds after the newer one was told."""
+    """Return a history with a read of an old version, some seconds after a newer one was answered."""
     ledger = Ledger()
     ledger.open("world", floor=None)
     ledger.open("a")
@@ -111,7 +113,7 @@ MARKS = ("bounded_started", "bounded_stopped")
 def test_reads_that_may_be_too_old_are_bounded(
     seconds: int, marks: tuple[str, str] | None, is_apart: bool, found: int
 ) -> None:
-    """A read is set apart only around such a fault, and even then it may be behind only so much."""
+    """A read is set apart only around a fault that bounds it, and may even then be behind only by the bound."""
     told = too_old(seconds, marks)
     set_apart(told)
     assert [o.operation == BOUNDED_READ for o in told.operations if o.process == "r"] == [is_apart]
@@ -122,7 +124,7 @@ def test_reads_that_may_be_too_old_are_bounded(
 
 @pytest.mark.parametrize(("seconds", "found"), [(1, set()), (5, {"R"})])
 def test_even_a_read_that_may_be_too_old_shows_no_hold_that_is_due(seconds: int, found: set[str]) -> None:
-    """Once an answer has told that the instant is past, it is not shown as held."""
+    """Once an answer shows that a hold's instant has passed, no read may show it as held."""
     ledger = Ledger()
     ledger.open("world", floor=None)
     ledger.open("a")
@@ -144,7 +146,7 @@ def test_even_a_read_that_may_be_too_old_shows_no_hold_that_is_due(seconds: int,
 
 @pytest.mark.parametrize(("status", "found"), [(500, {"E"}), (503, set())])
 def test_errors(status: int, found: set[str]) -> None:
-    """A 500 is found."""
+    """An answer with status 500 is a violation, and one with 503 is not."""
     ledger = Ledger()
     story = Story(ledger)
     story.look_up(ledger, "k1", status, {})
@@ -154,7 +156,7 @@ def test_errors(status: int, found: set[str]) -> None:
 
 
 def test_sizes_must_be_back() -> None:
-    """Memory may grow by so much, and sessions not at all."""
+    """Memory may grow up to its limit, and the number of sessions may not grow."""
     before = {"sessions": 10, "bytes of server 1": 1_000}
     enough = int(1_000 * MEMORY_GROWTH_MAX)
     assert grown(before, {"sessions": 10, "bytes of server 1": enough}) == []
@@ -165,7 +167,7 @@ def test_sizes_must_be_back() -> None:
 
 
 def test_what_was_never_seen_fails_a_long_run() -> None:
-    """Each of the rare cases has to have happened, and each check has to have judged something."""
+    """A long run must have seen every rare case, and every check must have had something to judge."""
     verdict = Verdict()
     verdict.judged.update(dict.fromkeys(ALL_CHECKS, 1))
     judged = Judged(verdict, 0, Counter(dict.fromkeys(SOMETIMES, 1)), [])
@@ -183,7 +185,7 @@ def test_what_was_never_seen_fails_a_long_run() -> None:
 
 @pytest.mark.parametrize("good", [True, False])
 def test_what_a_run_concludes(tmp_path: Path, capsys: pytest.CaptureFixture[str], good: bool) -> None:
-    """Of a good run nothing stays; of another one all does, and it says how to make it again."""
+    """A good run leaves nothing; a bad one keeps its folder and says how to repeat it."""
     folder = tmp_path / "run"
     folder.mkdir()
     verdict = Verdict()
@@ -206,7 +208,7 @@ class Started(NamedTuple):
     reports: Path
 
     def left_behind(self) -> list[str]:
-        """Return the files that are still there, and the processes that were started with one of them."""
+        """Return the temporary files that are left, and the processes whose command line names one."""
         found = [str(path) for path in self.temporary.iterdir()]
         for line in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -221,9 +223,9 @@ class Started(NamedTuple):
 @asynccontextmanager
 async def started(reports: Path) -> AsyncIterator[Started]:
     """
-    Start a short run; it has ended afterwards.
+    Start a short run; it is ended with the body.
 
-    It is without brokers, which would take more of the processors than all else: `.ci/run` has a run with them.
+    It has no brokers, which would use more CPU than everything else: `.ci/run` has a run with them.
     """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
@@ -246,18 +248,20 @@ async def started(reports: Path) -> AsyncIterator[Started]:
 
 @pytest.fixture(scope="module")
 async def honest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Started]:
-    """A run that goes on while the next test has one of its own: both mostly wait."""
+    """A run that goes on while the next test has its own, because both mostly wait."""
     async with started(tmp_path_factory.mktemp("chaos")) as run:
         yield run
 
 
 @pytest.mark.timeout(RUN_SECONDS_MAX + 30)
 async def test_it_ends_what_it_started(honest: Started, tmp_path: Path) -> None:
-    """Told to end while all is broken, it heals and ends everything. What it saw holds, with a lie it does not."""
+    """
+    A run that is interrupted during a fault heals and ends everything; its history passes, and fails with a lie in it.
+    """
     async with started(tmp_path) as run, asyncio.timeout(RUN_SECONDS_MAX):
         assert run.process.stdout is not None
         await run.process.stdout.readline()
-        # The first fault.
+        # This line is the first fault.
         await run.process.stdout.readline()
         run.process.terminate()
         said = (await run.process.stdout.read()).decode()
@@ -271,7 +275,7 @@ async def test_it_ends_what_it_started(honest: Started, tmp_path: Path) -> None:
 
 
 def show_as_it_was(path: Path) -> None:
-    """Let the last read of an account show it as it was when it was first read."""
+    """Change the last read of an account to show what the first one showed."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     events = [json.loads(line) for line in lines if line.endswith("\n")]
     reads = {event["op"]: event["path"] for event in events if event.get("operation") == "read"}
@@ -284,7 +288,7 @@ def show_as_it_was(path: Path) -> None:
 
 @pytest.mark.timeout(RUN_SECONDS_MAX + 30)
 async def test_a_correct_service_passes(honest: Started) -> None:
-    """A short run is clean, has done what its seed says, and leaves nothing behind."""
+    """A short run of a correct service finds no violation and leaves nothing behind."""
     async with asyncio.timeout(RUN_SECONDS_MAX):
         output, _ = await honest.process.communicate()
     said = output.decode()

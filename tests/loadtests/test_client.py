@@ -1,5 +1,5 @@
 """
-Connections and what becomes of them, against a server that answers as each test says.
+Connections of the client and what becomes of them, with a server that answers as each test says.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from loadtests.history.recorder import UNKNOWN, Heard
 
 async def test_a_connection_that_was_not_answered_is_not_used_again() -> None:
     """
-    Whoever hangs up hears nothing of it later, and the next request goes out on another connection.
+    After a timeout, the client never receives the late answer, and the next request uses a new connection.
     """
     hold = asyncio.Event()
 
@@ -37,7 +37,7 @@ async def test_a_connection_that_was_not_answered_is_not_used_again() -> None:
 
 async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
     """
-    An answer that ends its connection is taken, and the next request goes out on another one.
+    An answer that closes its connection is accepted, and the next request uses a new one.
     """
 
     async def last(_: web.Request) -> web.Response:
@@ -50,7 +50,9 @@ async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
 
 
 async def test_what_the_head_of_an_answer_says_is_told() -> None:
-    """Whether it is a replay, and how long to wait; a date, as some balancers give, is left out."""
+    """
+    The client reports whether an answer is a replay and how long to wait; a Retry-After that is a date is left out.
+    """
     heads = iter(
         [{"Retry-After": "7"}, {"Idempotent-Replayed": "true", "Retry-After": "Tue, 01 Dec 2026 00:00:00 GMT"}]
     )
@@ -81,7 +83,7 @@ class _Transport(asyncio.Transport):
 
 
 def busy() -> tuple[Connection, _Transport, list[tuple[int, bytes, int]]]:
-    """Return a connection with a request under way, its transport, and what it will tell."""
+    """Return a connection with a request under way, its transport, and the list of its answers."""
     answers: list[tuple[int, bytes, int]] = []
     connection = Connection(lambda _, *answer: answers.append(answer), lambda _: None)
     transport = _Transport()
@@ -92,7 +94,7 @@ def busy() -> tuple[Connection, _Transport, list[tuple[int, bytes, int]]]:
 
 @given(st.lists(st.integers(0, len(ANSWER)), max_size=6))
 def test_an_answer_may_come_in_pieces(cuts: list[int]) -> None:
-    """However an answer is cut, it is told once, when it is whole."""
+    """An answer that arrives in pieces is reported once, when it is complete."""
     connection, transport, answers = busy()
     places = sorted({0, *cuts, len(ANSWER)})
     for start, end in pairwise(places):

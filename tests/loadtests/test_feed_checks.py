@@ -1,4 +1,4 @@
-"""The checks of the feed: a true one passes each, and every falsified one is caught by the check that should."""
+"""Each check of the feed passes a true feed, and catches the falsified feeds that it should."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Falsify = Callable[[list[Event]], object]
 
 
 def to_all(change: Callable[[Feed], object]) -> Falsify:
-    """Return what changes the feed of a ledger, as all readers are told it."""
+    """Return a function that changes the feed of a ledger for all its readers."""
 
     def falsify(events: list[Event]) -> None:
         mine = [event for event in events if event["event"] == "told" and event["ledger"] == "main"]
@@ -29,7 +29,7 @@ def to_all(change: Callable[[Feed], object]) -> Falsify:
 
 
 def to_one(reader: str, change: Callable[[list[Event]], object]) -> Falsify:
-    """Return what changes what one reader of a ledger writes down."""
+    """Return a function that changes what one reader of a ledger wrote down."""
 
     def falsify(events: list[Event]) -> None:
         mine = [event for event in events if (event.get("reader"), event.get("ledger")) == (reader, "main")]
@@ -42,12 +42,12 @@ def to_one(reader: str, change: Callable[[list[Event]], object]) -> Falsify:
 
 
 def place(feed: Feed, kind: str) -> int:
-    """Return where the last event of a type is."""
+    """Return the position of the last event of a type."""
     return max(number for number, event in enumerate(feed) if event[0] == kind)
 
 
 def change(kind: str, **fields: Any) -> Falsify:
-    """Return what changes what is shown of the last event of a type."""
+    """Return a function that changes the data of the last event of a type."""
     return to_all(lambda feed: feed[place(feed, kind)][2].update(fields))
 
 
@@ -56,32 +56,32 @@ def swap(events: list[Any], first: int, second: int) -> None:
 
 
 def swap_posts(feed: Feed) -> None:
-    """Tell of two payments between the same accounts in the wrong order."""
+    """Swap two payments between the same accounts."""
     pair = ("a", "b")
     first, second = [n for n, e in enumerate(feed) if (e[2].get("source"), e[2].get("destination")) == pair][:2]
     swap(feed, first, second)
 
 
 def add_uncommitted(events: list[Event]) -> None:
-    """Tell of one more event than there are."""
+    """Add an event that is not in the ledger."""
     last = max(event["position"] for event in events)
     events.append({**events[-1], "position": last + 1})
 
 
 def key_of(event: Event) -> str:
-    """Return the account by which a broker keeps an event in order."""
+    """Return the account by which a broker orders an event."""
     data = json.loads(event["data"])
     return str(data.get("source") or data.get("id"))
 
 
 def swap_of_account(events: list[Event]) -> None:
-    """Let the last event of an account arrive before the one that precedes it."""
+    """Put the last event of an account before the one that precedes it."""
     first, second = [n for n, event in enumerate(events) if key_of(event) == key_of(events[-1])][-2:]
     swap(events, first, second)
 
 
 def retype(feed: Feed) -> None:
-    """Tell of a void as of a capture."""
+    """Give a void the type of a capture."""
     number = place(feed, "hold.voided")
     feed[number] = ("hold.captured", *feed[number][1:])
 
@@ -132,7 +132,10 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
 
 
 def test_a_true_feed_passes() -> None:
-    """A webhook and a broker may be told again, a webhook later than others, a broker in another order by account."""
+    """
+    Repeated events pass for webhooks and brokers, as do late ones for webhooks and a different order of accounts for
+    brokers.
+    """
     events = eventful()
     for broker in BROKERS:
         to_one(broker, lambda told: told.append(told[5]))(events)
@@ -146,7 +149,7 @@ def test_a_true_feed_passes() -> None:
 
 @pytest.mark.parametrize(("name", "falsify"), [pytest.param(c, f, id=f"{c} {what}") for c, what, f in FALSIFIED])
 def test_a_falsified_feed_is_caught(name: str, falsify: Falsify) -> None:
-    """The check named is among those that find something."""
+    """The named check is among those that find a violation."""
     events = eventful()
     falsify(events)
     assert name in flagged(check(history(events), FEED_CHECKS))

@@ -1,4 +1,4 @@
-"""The checks of a history: a true one passes each, and every falsified one is caught by the check that should."""
+"""Each check of a history passes a true history, and catches the falsified ones that it should."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def outcomes(events: list[Event], **fields: object) -> list[Event]:
 
 
 def edit(event: Event, **fields: object) -> None:
-    """Change fields of the JSON that an answer holds."""
+    """Change fields in the JSON of an answer."""
     event["response"] = json.dumps({**json.loads(event["response"]), **fields})
 
 
@@ -61,7 +61,7 @@ def lose_transfer(events: list[Event]) -> None:
 
 
 def post_refused(events: list[Event]) -> None:
-    """Have the refused k2 moved money after all."""
+    """Make the refused k2 move money after all."""
     for entry in only(events, event="entry", ledger="main", key="k5"):
         entry["key"] = "k2"
     for outcome in outcomes(events, key="k5"):
@@ -70,57 +70,57 @@ def post_refused(events: list[Event]) -> None:
 
 
 def ask_for_less(events: list[Event]) -> None:
-    """Have clients asked for another amount than was moved."""
+    """Make requests ask for a different amount than was moved."""
     for event in only(events, event="invoke", key="k1"):
         event["request"] = event["request"].replace("30", "3")
 
 
 def unname(events: list[Event]) -> None:
-    """Have a transfer in the books whose key nobody has sent."""
+    """Change the key of a transfer in the books to one that no client has sent."""
     for entry in only(events, event="entry", key="k3"):
         entry["key"] = "k9"
 
 
 def succeed_later(events: list[Event]) -> None:
-    """Let the second attempt at the refused k2 succeed."""
+    """Make the second attempt at the refused k2 succeed."""
     response = outcomes(events, key="k1")[0]["response"]
     outcomes(events, key="k2")[1].update(event="ok", status=201, response=response)
 
 
 def accept_another(events: list[Event]) -> None:
-    """Answer another request under k1 as if it were the first."""
+    """Answer a different request under k1 like the first."""
     first, _, reused = outcomes(events, key="k1")
     reused.update(first, op=reused["op"])
 
 
 def without_faults(events: list[Event]) -> None:
-    """Leave out all that tells of faults."""
+    """Remove all marks of faults."""
     drop(events, event="mark")
 
 
 def fail(status: int, key: str, number: int = 0) -> Falsify:
-    """Return what gives one sending of a key a status that says that nothing was done."""
+    """Return a function that gives one attempt of a key a status that says that nothing was done."""
     return lambda events: outcomes(events, key=key)[number].update(event="fail", status=status, response="{}")
 
 
 def book(name: str, **fields: object) -> Falsify:
-    """Return what changes an account in the books."""
+    """Return a function that changes an account in the books."""
     return lambda events: only(events, event="account", ledger="main", id=name)[0].update(fields)
 
 
 def entry(account: str, key: str, **fields: object) -> Falsify:
-    """Return what changes an entry in the books."""
+    """Return a function that changes an entry in the books."""
     return lambda events: only(events, event="entry", ledger="main", account=account, key=key)[0].update(fields)
 
 
 def read(account: str, number: int = 0, process: str = "u1", **fields: object) -> Falsify:
-    """Return what changes what a read showed."""
+    """Return a function that changes the answer to a read."""
     path = f"/v1/accounts/{account}"
     return lambda events: edit(outcomes(events, path=path, process=process)[number], **fields)
 
 
 def answer(key: str, number: int = 0, ledger: str = "main", **fields: object) -> Falsify:
-    """Return what changes an answer to a payment."""
+    """Return a function that changes the answer to a payment."""
     return lambda events: edit(outcomes(events, key=key, ledger=ledger)[number], **fields)
 
 
@@ -130,22 +130,22 @@ def looked_up(events: list[Event]) -> Event:
 
 
 def look_up(**fields: object) -> Falsify:
-    """Return what changes what a look-up said."""
+    """Return a function that changes the answer to a look-up."""
     return lambda events: edit(looked_up(events), **fields)
 
 
 def row(kind: str, **fields: object) -> Falsify:
-    """Return what changes the first row of a kind in the books."""
+    """Return a function that changes the first row of a kind in the books."""
     return lambda events: only(events, event="row", kind=kind)[0].update(fields)
 
 
 def voided_and_expired(events: list[Event]) -> None:
-    """Have the hold that was voided expired as well."""
+    """Make the voided hold expire as well."""
     row("expiry", parent=only(events, event="row", kind="void")[0]["parent"])(events)
 
 
 def lose(key: str) -> Falsify:
-    """Return what takes the transfer of a key out of the books, with its entries."""
+    """Return a function that removes the transfer of a key, with its entries, from the books."""
 
     def falsify(events: list[Event]) -> None:
         transfer_id = json.loads(outcomes(events, key=key)[0]["response"])["id"]
@@ -156,19 +156,19 @@ def lose(key: str) -> Falsify:
 
 
 def copy_row(kind: str) -> Falsify:
-    """Return what puts the first transfer of a kind into the books a second time."""
+    """Return a function that adds the first transfer of a kind to the books a second time."""
     return lambda events: events.append({**only(events, event="row", kind=kind)[0], "transfer_id": "main-again"})
 
 
 def progress_of(events: list[Event], key: str) -> Event:
-    """Return the answer to the read of what became of a key's transfer."""
+    """Return the answer to the read of a key's transfer."""
     path = f"/v1/transfers/{json.loads(outcomes(events, key=key)[0]['response'])['id']}"
     [told] = outcomes(events, operation="progress", path=path)
     return told
 
 
 def shown(key: str, **fields: object) -> Falsify:
-    """Return what changes the hold that the read of what became of a key's transfer showed."""
+    """Return a function that changes the hold in the answer to the read of a key's transfer."""
 
     def falsify(events: list[Event]) -> None:
         told = progress_of(events, key)
@@ -243,14 +243,14 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
 
 
 def test_a_true_history_passes() -> None:
-    """Nothing is found, and every check had something to judge."""
+    """A true history has no violation, and gives every check something to judge."""
     verdict = check(history(eventful()))
     assert verdict.violations == []
     assert all(verdict.judged[name] for name in CHECKS)
 
 
 def test_other_bytes_of_one_meaning_are_one_request() -> None:
-    """A retry that is spelled otherwise, and is answered as the first was, is no other request."""
+    """A retry with different bytes but the same meaning counts as the same request."""
     events = eventful()
     again = only(events, event="invoke", key="k1")[1]
     asked = json.loads(again["request"])
@@ -260,7 +260,7 @@ def test_other_bytes_of_one_meaning_are_one_request() -> None:
 
 @pytest.mark.parametrize(("name", "falsify"), [pytest.param(c, f, id=f"{c} {what}") for c, what, f in FALSIFIED])
 def test_a_falsified_history_is_caught(name: str, falsify: Falsify) -> None:
-    """The check named is among those that find something."""
+    """The named check is among those that find a violation."""
     events = eventful()
     falsify(events)
     assert name in flagged(check(history(events)))
@@ -276,7 +276,9 @@ def test_a_falsified_history_is_caught(name: str, falsify: Falsify) -> None:
     ],
 )
 def test_an_expiry_has_the_version_of_a_transfer(kind: str, invoked: float, balance: int, found: int) -> None:
-    """A read between the instant of a transfer and its commit may show the version of one with the balance before."""
+    """
+    Between a transfer's instant and its commit, a read may have its version with the earlier balance if a hold expired.
+    """
     entries = [model.Entry("main", "a", f"t{v}", f"k{v}", -5, "b", 80 - 5 * v, v) for v in (2, 3)]
     row = model.Row("main", "x", kind, "", "h", "c", "a", 1, "")
     paid = model.Operation("u1", "transfer", "main", "k3", "", "{}", 3.0, 5.0, "ok", shown=(model.Shown("a", 3, 65),))
@@ -290,10 +292,10 @@ def test_every_check_is_tried() -> None:
     assert {name for name, _, _ in FALSIFIED} == set(CHECKS)
 
 
-# Those that need no faults.
+# The checks that need no faults.
 CALM = {name: each for name, each in CHECKS.items() if name != "C8"}
 Step = tuple[str, int, int, int, bool]
-# What, from and to which account, how much, and whether the answer is lost.
+# Kind of step, source, distance to the destination, amount, and whether the answer is lost.
 step = st.tuples(
     st.sampled_from(["pay", "again", "read", "hold", "capture", "void", "reverse", "progress"]),
     st.integers(0, 2),
@@ -305,7 +307,7 @@ steps = st.lists(step, min_size=1, max_size=25)
 
 
 def told(script: list[Step]) -> list[Event]:
-    """Return the true history of payments, holds and what followed, repeated and lost ones among them, and reads."""
+    """Return the true history of payments, holds, their children and reads, with repeated requests and lost answers."""
     ledger = Ledger()
     story = Story(ledger)
     ledger.open("world", floor=None)
@@ -341,16 +343,16 @@ def told(script: list[Step]) -> list[Event]:
     return story.end()
 
 
-# Each example writes a file, and a busy disk is no failure.
+# Each example writes a file, and a busy disk must not fail the test.
 @settings(deadline=None)
 @given(steps)
 def test_true_histories_pass(script: list[Step]) -> None:
-    """Whatever is lost and repeated, a ledger that keeps its promises is not accused."""
+    """A ledger that keeps its promises has no violations, whatever is lost and repeated."""
     assert check(history(told(script)), CALM).violations == []
 
 
 def test_the_first_answer_may_have_got_lost() -> None:
-    """Then all that come are marked as replayed, and none is wrong."""
+    """If the first answer is lost, all others are marked as replayed, and that is no violation."""
     ledger = Ledger()
     story = Story(ledger)
     for name in ("world", "a"):
@@ -365,9 +367,9 @@ def test_the_first_answer_may_have_got_lost() -> None:
 @settings(deadline=None)
 @given(steps, st.data())
 def test_a_forgotten_transfer_is_always_caught(script: list[Step], data: st.DataObject) -> None:
-    """Any acknowledged transfer that is not in the books is missed, even where the books add up."""
+    """Any acknowledged transfer that is missing in the books is found, even if the books add up."""
     events = told(script)
-    # Those whose key the books know.
+    # Transfers whose key the books know.
     booked = sorted({entry["key"] for entry in only(events, event="entry")} - {""})
     acknowledged = [key for key in booked if any(o["event"] == "ok" for o in outcomes(events, key=key))]
     drop(events, event="entry", key=data.draw(st.sampled_from(acknowledged)))
@@ -375,7 +377,7 @@ def test_a_forgotten_transfer_is_always_caught(script: list[Step], data: st.Data
 
 
 def test_outcomes() -> None:
-    """A problem says itself what became of its request; elsewhere the status is believed, and 5xx says nothing."""
+    """A problem states the outcome of its request; otherwise the status decides, and 5xx leaves it unknown."""
     assert [
         outcome_of(201, "{}"),
         outcome_of(409, '{"outcome":"refused"}'),
@@ -388,7 +390,7 @@ def test_outcomes() -> None:
 
 
 def test_a_file_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
-    """What a killed client was writing is left out; what it was about to send is there, and unknown."""
+    """A line that a killed client wrote in part is left out, and its request has an unknown outcome."""
     path, left = tmp_path / "history.jsonl", tmp_path / "left.jsonl"
     with Recorder(path) as recorder:
         recorder.invoke("transfer", process="u1", path="/v1/transfers", key="k1", request="{}")
@@ -411,7 +413,7 @@ def test_what_is_no_history_is_named(lines: list[str]) -> None:
 
 
 def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
-    """Nothing is sent that could not be noted."""
+    """A recorder whose file is full raises before a request is sent that it cannot record."""
     with Recorder(tmp_path / "h.jsonl", bytes_max=10) as recorder:
         recorder.invoke("read", process="u1", path="/v1/accounts/a")
         with pytest.raises(HistoryFullError):
@@ -422,7 +424,7 @@ def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
     ("falsify", "code"), [(lambda _: None, 0), (copy_transfer, 1), (without_faults, 0), (lambda e: e.clear(), 2)]
 )
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], falsify: Falsify, code: int) -> None:
-    """Its exit code says whether the history holds."""
+    """The exit code of the program says whether the history passes."""
     events = eventful()
     falsify(events)
     path = tmp_path / "history.jsonl"

@@ -1,4 +1,4 @@
-"""The load tests as a program, in their own virtual environment: honest servers pass, lies and missed bars are said."""
+"""The load tests as a program in their own environment: correct servers pass; lies and missed bars are reported."""
 
 import asyncio
 import json
@@ -20,24 +20,24 @@ from tests.support.service import ServerProcess, make_key
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
-# The first time, its packages are fetched.
+# The first run downloads its packages.
 SETUP_SECONDS_MAX = 600
 SECONDS_MAX = 200
 
 pytestmark = pytest.mark.timeout(SETUP_SECONDS_MAX + SECONDS_MAX)
-# With the usual users, so long that every check has something to judge.
+# With the default users, this is long enough for every check to have something to judge.
 SHORT = ("--seconds", "2")
 
 
 class Done(NamedTuple):
-    """A program that has ended."""
+    """The result of a program that has ended."""
 
     code: int
     output: str
 
 
 async def run(*words: str, key: str | None = None, seconds_max: float = SECONDS_MAX) -> Done:
-    """Run a program to its end."""
+    """Run a program until it ends."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     if key is not None:
         environment[KEY_VARIABLE] = key
@@ -53,7 +53,7 @@ async def run(*words: str, key: str | None = None, seconds_max: float = SECONDS_
         async with asyncio.timeout(seconds_max):
             output, _ = await process.communicate()
     except (TimeoutError, asyncio.CancelledError):
-        # It ends what it has started.
+        # The program ends its own children.
         process.terminate()
         await process.wait()
         raise
@@ -63,7 +63,7 @@ async def run(*words: str, key: str | None = None, seconds_max: float = SECONDS_
 
 @pytest.fixture(scope="module", autouse=True)
 async def installed() -> None:
-    """The virtual environment of the load tests; made when it is not there, so that nothing is skipped."""
+    """The environment of the load tests, which is created if it is missing, so that no test is skipped."""
     done = await run(sys.executable, "scripts/bootstrap.py", "locust", seconds_max=SETUP_SECONDS_MAX)
     assert done.code == 0, done.output
 
@@ -77,7 +77,7 @@ async def load(reports: Path, *words: str, key: str | None = "any") -> Done:
 async def own(
     installed: None, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Path, asyncio.Task[Done]]]:
-    """A run in two processes of users on a server of its own, which goes on while other tests run; and its reports."""
+    """A run with two processes of users on its own server, which goes on while other tests run; and its reports."""
     folder = tmp_path_factory.mktemp("own")
     words = ("--scenario", "payments", "--processes", "2", "--warm-up", "0", *SHORT)
     running = asyncio.create_task(load(folder, *words, key=None))
@@ -87,16 +87,19 @@ async def own(
 
 
 async def test_every_scenario_against_a_server(own: object, server_process: ServerProcess, tmp_path: Path) -> None:
-    """All promises are kept and all objectives met; every run leaves its report; the books are right."""
+    """
+    In every scenario all promises are kept and all objectives met, every run leaves its report, and the books are
+    right.
+    """
     await server_process.start()
     database = server_process.database_url
     keys = {
         "flood": await make_key(database, "flood", "write", KeyLimit(*FLOOD_LIMIT, 100_000)),
         "others": await make_key(database, "others", "write"),
     }
-    # Payments are made on a server of the run's own.
+    # Payments are tested on the run's own server.
     others = [name for name in SCENARIOS if name not in ("flood", "payments")]
-    # At once: each has accounts of its own, and mostly waits.
+    # They run at once: each has its own accounts, and they mostly wait.
     plan = [(",".join(others[::2]), keys["others"]), (",".join(others[1::2]), keys["others"]), ("flood", keys["flood"])]
     words = ("--host", server_process.url, *SHORT)
     for done in await asyncio.gather(*(load(tmp_path, "--scenario", names, *words, key=key) for names, key in plan)):
@@ -112,7 +115,7 @@ async def test_every_scenario_against_a_server(own: object, server_process: Serv
 
 
 async def test_a_server_of_its_own(own: tuple[Path, asyncio.Task[Done]]) -> None:
-    """Users in two processes, a server that is started for them, and its audit."""
+    """A run with two processes of users on its own server passes, audit included."""
     folder, running = own
     done = await running
     assert done.code == 0, done.output
@@ -121,7 +124,7 @@ async def test_a_server_of_its_own(own: tuple[Path, asyncio.Task[Done]]) -> None
 
 
 async def test_a_lying_server_fails(installed: None, tmp_path: Path) -> None:
-    """What users were promised and did not get is named, so is an objective that was missed, and the run fails."""
+    """A run against a server that lies fails, and names the broken promises and the missed objective."""
     async with stub_server() as url:
         done = await load(tmp_path, "--host", url, "--scenario", "mixed", *SHORT, "--bar", "p50_ms=0.001")
     assert done.code == 1, done.output

@@ -1,4 +1,4 @@
-"""The parts of the load tests that need no users: shapes, figures, objectives, limits."""
+"""Parts of the load tests that need no users: shapes, figures, objectives and limits."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -39,7 +39,7 @@ def made(**changes: object) -> Plan:
 
 @given(st.sampled_from(["ramp", "spike", "soak"]), st.integers(1, 500), st.floats(1, 1e5), st.floats(0, 0.999))
 def test_a_shape_has_some_users_and_never_too_many(shape: str, users: int, seconds: float, share: float) -> None:
-    """From the first instant to the last there is somebody, and nobody after it."""
+    """A shape has at least one user and never too many until its end, and none afterwards."""
     now = users_at(shape, users, seconds, share * seconds)
     assert now is not None
     assert 1 <= now <= users
@@ -51,7 +51,7 @@ def test_a_spike_has_all_users_in_its_middle() -> None:
 
 
 def test_the_knee_is_where_more_users_bring_no_more() -> None:
-    """The search ends there and does not go on to all users."""
+    """The search ends at the knee, without trying all users."""
     search = KneeSearch(users_max=1_000, seconds=80)
     rates = {1: 100.0, 2: 200.0, 4: 390.0, 8: 410.0}
     while not search.step_is_over(rates[search.users], 1.0):
@@ -69,7 +69,9 @@ def test_a_search_ends_with_the_users_there_are() -> None:
 
 
 def test_no_scenario_wants_what_is_not_measured() -> None:
-    """With good figures for all its objectives a scenario is good, whatever its shape; without one it is not."""
+    """
+    With good figures for all its objectives a scenario is good in any shape, and without any one of them it is not.
+    """
     good = {"above_limit": 0.0, "admitted_share": 1.0, "offered_times": 9.0}
     good |= {**USUAL, "retry_after_true": 1.0, "drift": 1.0}
     for scenario in SCENARIOS:
@@ -82,7 +84,7 @@ def test_no_scenario_wants_what_is_not_measured() -> None:
 
 
 def test_a_bar_can_be_moved() -> None:
-    """A missed one is named with figure and bar."""
+    """A bar that is set replaces the default, and a missed objective is named with its figure and bar."""
     asked = {"p99_ms": 2.5, "error_rate": 0.5, "drift": 2.0}
     missed = [str(found) for found in judge("reads", "steady", asked, {**USUAL, "error_rate": 0.4}) if not found.met]
     assert missed == ["p99_ms is 3, bar <= 2.5: 99 of 100 answers came within so many milliseconds"]
@@ -95,7 +97,7 @@ def sent(times: list[tuple[float, int]]) -> list[Operation]:
 
 
 def test_a_limit_that_is_kept() -> None:
-    """The burst at once, then the rate; three times as much was asked for."""
+    """A limiter that admits the burst at once and then the rate meets the bars."""
     times = [(0.0, 201)] * 20 + [(n / 30, 201 if n % 3 == 0 else 429) for n in range(1, 301)]
     figures = accuracy(LIMIT, sent(times))
     assert figures["above_limit"] == pytest.approx(-0.1)
@@ -104,14 +106,14 @@ def test_a_limit_that_is_kept() -> None:
 
 
 def test_a_limit_that_is_not_kept() -> None:
-    """Two requests too many are seen, and so is a limiter that admits too few."""
+    """Two requests too many are detected, and so is a limiter that admits too few."""
     assert accuracy(LIMIT, sent([(0.0, 201)] * 22))["above_limit"] > 1
     assert accuracy(LIMIT, sent([(n / 30, 201 if n % 6 == 0 else 429) for n in range(300)]))["admitted_share"] < 0.9
     assert accuracy(LIMIT, []) == {}
 
 
 class _Chooser(Payer):
-    """Carries nothing: only choices are looked at."""
+    """A payer that sends nothing, because only its choices are tested."""
 
     async def send(self, request: Request) -> Heard:
         raise NotImplementedError
@@ -125,7 +127,7 @@ class _Chooser(Payer):
 
 @pytest.fixture
 def payer(tmp_path: Path) -> Iterator[Callable[[str], Payer]]:
-    """Makes payers of a seed."""
+    """A function that makes a payer from a seed."""
     habits = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=8)
     with Recorder(tmp_path / "history.jsonl") as recorder:
 
@@ -136,7 +138,7 @@ def payer(tmp_path: Path) -> Iterator[Callable[[str], Payer]]:
 
 
 def test_the_same_seed_makes_the_same_traffic(payer: Callable[[str], Payer]) -> None:
-    """And another one makes another."""
+    """The same seed makes the same choices, and a different seed makes different ones."""
 
     def choices(seed: str) -> list[tuple[str, str]]:
         one = payer(seed)
@@ -154,7 +156,7 @@ def test_few_accounts_get_most_of_the_reads(payer: Callable[[str], Payer]) -> No
 
 
 def test_hot_and_cold_pairs(payer: Callable[[str], Payer]) -> None:
-    """The first account is in every hot pair and in no cold one."""
+    """The first account is in every hot pair and in no other pair."""
     one = payer("1")
     hot = made().accounts[0]
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""The open-loop generator: what it takes for an answer, what it counts, and that it catches a server that lies."""
+"""The open-loop generator: which answers it accepts, what it counts, and that it catches a server that lies."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ async def test_every_request_that_is_due_is_counted_once() -> None:
 
 
 async def run_held(seconds: float, released: Callable[[Driver, Results], bool]) -> Results:
-    """Run against a server that answers once *released* says so; return the results."""
+    """Run against a server that answers once *released* returns true; return the results."""
     held = asyncio.Event()
     async with stub([200], held) as target, Driver(Task(target, "post", 4, seconds, 200.0)) as driver:
         running = asyncio.create_task(driver.run())
@@ -67,14 +67,14 @@ async def run_held(seconds: float, released: Callable[[Driver, Results], bool]) 
 
 
 async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
-    """Requests go on being due while none is answered; those without a free connection are never sent."""
+    """Requests come due while none is answered, and those without a free connection are never sent."""
     results = await run_held(1.0, lambda _, results: results.gave_up > 0)
     assert results.due > 4
     assert results.gave_up > 0
 
 
 async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() -> None:
-    """It was answered, and in time, but not while the server was under load."""
+    """An answer in time that arrives after sending has ended does not count as goodput."""
     results = await run_held(0.3, lambda driver, _: driver._over)
     figures = results.figures()
     assert (results.good, results.counted) == (4, 0)
@@ -85,7 +85,7 @@ async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() ->
 async def test_goodput_is_that_of_a_run_that_has_settled(
     monkeypatch: pytest.MonkeyPatch, rate: float | None, seconds: float, settles: bool
 ) -> None:
-    """What came while the queues filled does not count where the run is long enough and does not wait for answers."""
+    """Answers while the queues fill do not count if the run is long enough and has a rate."""
     monkeypatch.setattr(driver_module, "SETTLING_SECONDS", 0.3)
     async with stub([200]) as target, Driver(Task(target, "post", 8, seconds, rate)) as driver:
         results = await driver.run()
@@ -94,7 +94,7 @@ async def test_goodput_is_that_of_a_run_that_has_settled(
 
 
 class _Curve(overload.Curve):
-    """A curve whose runs are made up: one that fails above a rate."""
+    """A curve with invented runs, which fail above a given rate."""
 
     def __init__(self, served: float) -> None:
         super().__init__(Task(Target("http://127.0.0.1:1", ["made-up"], ["a"]), "mixed", 64, 1.0), 1, Screen())
@@ -116,7 +116,9 @@ class _Curve(overload.Curve):
 
 @pytest.mark.parametrize(("served", "tries", "peak"), [(9e9, 1, 1_000.0), (921.0, 3, 900.0), (0.0, 11, 499.0)])
 async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries: int, peak: float) -> None:
-    """Rates are tried downwards, and one run stays as a step: that of the first which is served, or the last."""
+    """
+    Rates are tried downwards, and only the run of the first rate that is served, or else of the last, stays as a step.
+    """
     curve = _Curve(served)
     assert await curve._find_peak(1_000.0) == pytest.approx(peak)
     assert len(curve.rates) == tries
@@ -146,7 +148,7 @@ async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All runs are made, nothing that was refused is there, and all that was answered is."""
+    """All runs are made, no refused transfer is in the ledger, and every answered one is."""
     async with curve(database_url, monkeypatch) as measured:
         await measured.measure()
         assert [step["step"] for step in measured.steps] == ["8 callers", "peak", "unloaded", "2x", "after"]
@@ -155,7 +157,7 @@ async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.M
 
 
 async def test_a_curve_catches_lies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told that refusals were answers, it misses them in the ledger."""
+    """If refusals count as answers, the curve finds that they are not in the ledger."""
     monkeypatch.setattr(overload, "REFUSED", ANSWERED)
     async with curve(database_url, monkeypatch) as measured:
         await measured.measure()

@@ -1,4 +1,4 @@
-"""The API written the usual way: it does what Tallystick does, for all that the benchmark compares."""
+"""The benchmark's peer does the same as Tallystick for all calls that are compared."""
 
 import asyncio
 import json
@@ -20,18 +20,18 @@ from tests.support.service import Service, make_key
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = Path(__file__).with_name("figures")
-# The first time, the peer's packages are fetched.
+# The first run downloads the peer's packages.
 SETUP_SECONDS_MAX = 600
 SECONDS_MAX = 100
 
 pytestmark = pytest.mark.timeout(SETUP_SECONDS_MAX + SECONDS_MAX)
-# A limit of three requests in a time in which all requests of a test are made.
+# Three requests in a window that outlasts a test.
 LOW_LIMIT = KeyLimit(3, 3_600, 3, 100)
 
 
 @pytest.fixture(scope="module")
 async def peer_packages() -> None:
-    """The peer's virtual environment; made when it is not there, so that nothing is skipped."""
+    """The peer's environment, which is created if it is missing, so that no test is skipped."""
     command = [sys.executable, "scripts/bootstrap.py", "peer"]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SETUP_SECONDS_MAX
@@ -40,7 +40,7 @@ async def peer_packages() -> None:
 
 
 class Api(NamedTuple):
-    """One of the two sides: its address, a key with plenty and one with `LOW_LIMIT`; it has the accounts a and b."""
+    """One of the two sides with accounts a and b: its address, a key with generous limits and one with `LOW_LIMIT`."""
 
     session: aiohttp.ClientSession
     url: str
@@ -50,7 +50,7 @@ class Api(NamedTuple):
     async def ask(
         self, method: str, path: str, body: object = None, *, key: str | None = None, idempotency: str | None = None
     ) -> tuple[int, bytes, Mapping[str, str]]:
-        """One request."""
+        """Send one request."""
         headers = {"Authorization": f"Bearer {key or self.key}"}
         if idempotency is not None:
             headers["Idempotency-Key"] = idempotency
@@ -62,7 +62,7 @@ class Api(NamedTuple):
 async def side(
     request: pytest.FixtureRequest, postgres_url: str, redis_url: str, service: Service, peer_packages: None
 ) -> AsyncIterator[Api]:
-    """Either side, running, with nothing in it."""
+    """Each side in turn, running and without transfers."""
     async with aiohttp.ClientSession() as session:
         if request.param == "tallystick":
             name = f"bench-{os.urandom(4).hex()}"
@@ -85,7 +85,7 @@ async def side(
 
 
 async def test_both_sides_do_the_same(side: Api) -> None:
-    """Of the calls that are compared: transfers, replays, reads, and limits, with what goes wrong."""
+    """Transfers, replays, reads, limits and errors are the same on both sides."""
     assert json.loads((await side.ask("GET", "/v1/accounts/b"))[1])["balance"] == 0
 
     transfer = {"source": "a", "destination": "b", "amount": 7, "currency": "EUR"}
@@ -114,7 +114,7 @@ async def test_both_sides_do_the_same(side: Api) -> None:
 
 
 def test_plots_are_the_same_of_the_same_figures(tmp_path: Path, peer_packages: None) -> None:
-    """Nothing of a plot depends on when it was drawn."""
+    """Equal figures make equal plots, whenever they are drawn."""
     look = subprocess.run([str(PEER_PYTHON), "-c", "import matplotlib"], capture_output=True, check=False)
     if look.returncode != 0:
         pytest.skip("only `make bench` fetches what draws")

@@ -1,5 +1,5 @@
 """
-The replay as a program: against a server it starts, and against one it is pointed to.
+The replay as a program, against a server that it starts and against one that it is given.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from loadtests.processes import Done, run_command
 from loadtests.servers import Server, own_server
 
 ROOT = Path(__file__).resolve().parents[2]
-# A server starts with a new database cluster, on a machine that runs other tests too.
+# A server starts with a new database cluster, maybe on a busy machine.
 SECONDS_MAX = 300
 
 pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
 HEADER = (
     "seq,trans_id,account_id,date,sign,amount_cents,bank_balance_cents,rounding_cents,operation,k_symbol,partner_bank"
 )
-# Two accounts whose figures were made up; the last column but two is the balance after the row.
+# Two accounts with invented figures; the seventh column is the balance after the row.
 BOOKS = (
     "1,11,1,990101,+,100000,100000,0,VKLAD,,",
     "2,12,2,990101,+,70000,70000,0,PREVOD Z UCTU,,QQ",
@@ -40,7 +40,7 @@ BOOKS = (
 
 async def replay(*arguments: str, key: str | None = None) -> Done:
     """
-    The program's exit code and all it wrote.
+    Return the program's exit code and output.
     """
     environment = {name: text for name, text in os.environ.items() if name != KEY_VARIABLE}
     if key is not None:
@@ -59,7 +59,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture(scope="module")
 async def bank() -> AsyncIterator["asyncio.Task[Done]"]:
     """
-    The first rows of the bank on a server of the replay's own; it goes on while other tests run.
+    A replay of the bank's first rows on its own server, which goes on while other tests run.
     """
     running = asyncio.create_task(replay("--rows", "1500"))
     yield running
@@ -76,14 +76,14 @@ def books(tmp_path: Path) -> Path:
 
 def falsify(books: Path) -> None:
     """
-    Put one cent more into the books than the ledger has.
+    Make a balance in the books one cent higher than the ledger's.
     """
     books.write_text(books.read_text().replace(",-20000,", ",-19999,"))
 
 
 async def test_books_that_hold(bank: object, server: Server, books: Path) -> None:
     """
-    Made-up books come out as they say, a second run finds them there.
+    Correct books pass, and a second run finds them in the ledger.
     """
     key = await server.create_key("replay-holds")
     arguments = ("--url", server.url, "--data", str(books))
@@ -99,7 +99,7 @@ async def test_books_that_hold(bank: object, server: Server, books: Path) -> Non
 
 async def test_a_wrong_balance_is_found(server: Server, books: Path) -> None:
     """
-    One cent more in the books than in the ledger: the row is named and the run fails.
+    If a balance in the books is one cent off, the row is named and the run fails.
     """
     falsify(books)
     key = await server.create_key("replay-wrong")
@@ -112,7 +112,7 @@ async def test_a_wrong_balance_is_found(server: Server, books: Path) -> None:
 
 async def test_too_many_wrong_balances_end_the_run(server: Server, tmp_path: Path) -> None:
     """
-    A file that is wrong throughout is not posted to its end.
+    A file with too many wrong balances is not posted to its end.
     """
     path = tmp_path / "books.csv"
     lines = [f"{n},{n},1,990101,+,100,{n},0,VKLAD,," for n in range(1, 101)]
@@ -128,7 +128,7 @@ async def test_the_audit_counts(
     server: Server, books: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Where every balance holds, the audit's exit code still decides.
+    Even if every balance is right, the audit's exit code counts.
     """
 
     class Audited:
@@ -177,7 +177,7 @@ def test_what_cannot_be_run_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
-    A run that cannot begin ends with 2 and one sentence; it does not wait for a server that is not there.
+    A run that cannot begin ends with 2 and one sentence, without waiting for a missing server.
     """
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     assert main(["replay", "--data", str(books), *arguments]) == 2
@@ -189,8 +189,7 @@ def test_what_cannot_be_run_is_said(
 @pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
 async def test_the_first_rows_of_the_bank(bank: "asyncio.Task[Done]") -> None:
     """
-    With a server of its own: every balance is the bank's, the replay changes nothing, the audit is
-    clean.
+    On the replay's own server, every balance is the bank's, the second pass changes nothing, and the audit is clean.
     """
     done = await bank
     assert done.code == 0, done.output

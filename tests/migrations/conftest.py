@@ -1,4 +1,4 @@
-"""A server without our roles, as tests of migrations need it: roles belong to all databases of a server."""
+"""A server without our roles for tests of migrations; separate, because roles belong to all databases of a server."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ _ROLES = "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE '
 
 @pytest.fixture(scope="session")
 def server_without_roles(fresh_cluster: Path) -> Iterator[OwnPostgres]:
-    """One server for all of these tests: starting one takes longer than most of them."""
+    """One server for all of these tests, because starting one takes longer than most of them."""
     with tempfile.TemporaryDirectory(prefix="ts-own-") as folder:
         server = OwnPostgres(Path(folder), fresh_cluster)
         try:
@@ -26,7 +26,7 @@ def server_without_roles(fresh_cluster: Path) -> Iterator[OwnPostgres]:
 
 @pytest.fixture
 async def own_postgres(server_without_roles: OwnPostgres) -> AsyncIterator[OwnPostgres]:
-    """The server; what a test leaves on it is removed."""
+    """The server; everything that a test leaves on it is removed."""
     yield server_without_roles
     url = server_without_roles.database_url
     [own] = await administer(url, "SELECT current_database()")

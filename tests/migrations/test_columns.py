@@ -1,4 +1,4 @@
-"""What statements return becomes tuples by position."""
+"""The columns that statements return match the fields of the tuples that are made of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from server.ledger.statements import Line
 from server.ledger.transfers import Attempt, Progress
 from server.store.sql import query
 
-# The fields of a statement's tuple, or of the two that its columns are divided among.
+# The fields of a statement's tuple, or of the two that its columns are divided between.
 NAMED: Mapping[str, tuple[Any, ...]] = {
     "account_create_many": (Account,),
     "account_patch": (Account,),
@@ -31,7 +31,7 @@ NAMED: Mapping[str, tuple[Any, ...]] = {
 
 
 async def test_columns_are_fields(database_url: str) -> None:
-    """A statement returns as many columns as its tuples have fields, by the same names and in the same order."""
+    """A statement returns the fields of its tuples, with the same names in the same order."""
     connection = await asyncpg.connect(database_url, server_settings={"search_path": "tallystick"})
     found: dict[str, list[str]] = {}
     try:
@@ -42,7 +42,7 @@ async def test_columns_are_fields(database_url: str) -> None:
         await connection.close()
     found["entry_page"][0] = "transfer_id"
     for name in ("statement_page", "statement_page_back_dated"):
-        # The balance is added up.
+        # The balance is a sum.
         found[name] = ["transfer_id", *found[name][1:], "balance"]
     for name in (name for name in found if name.startswith("transfer_page")):
         assert found[name][-2:] == ["matches", "number"]

@@ -1,4 +1,4 @@
-"""Migrations: once, in order, whole or not at all, whoever else does the same at that moment."""
+"""Migrations are applied once, in order, completely or not at all, even by several processes at once."""
 
 import asyncio
 import shutil
@@ -22,9 +22,9 @@ FIRST = [
     "grants",
 ]
 APPLIED = len(expected_migrations())
-# The number of a migration to come.
+# The number of the next migration.
 NEXT = f"{APPLIED + 1:04d}"
-# All that a schema is made of, apart from oids.
+# Everything in a schema except oids.
 SCHEMA = """
     SELECT 'column' AS kind, table_name || '.' || column_name AS name, data_type || is_nullable AS text
     FROM information_schema.columns WHERE table_schema = 'tallystick'
@@ -50,7 +50,7 @@ async def empty(template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A copy of `sql/` to be changed."""
+    """A copy of `sql/` that a test may change."""
     return Path(shutil.copytree(sql_root(), tmp_path / "sql"))
 
 
@@ -59,7 +59,7 @@ async def schema(url: str) -> list[tuple[str, ...]]:
 
 
 async def contents(url: str) -> dict[str, list[asyncpg.Record]]:
-    # The names of the tables are ours.
+    # The names are constants of this file, so the statement may contain them.
     return {table: await administer(url, f"SELECT * FROM tallystick.{table} ORDER BY 1, 2") for table in TABLES}
 
 
@@ -68,7 +68,7 @@ async def there(url: str, table: str) -> bool:
 
 
 async def test_twice(empty: str) -> None:
-    """The first run does all, the second nothing."""
+    """The first run applies everything, the second nothing."""
     assert await migrate(empty) == FIRST
     before = (await schema(empty), await contents(empty))
     assert await migrate(empty) == []
@@ -76,7 +76,7 @@ async def test_twice(empty: str) -> None:
 
 
 async def test_with_data(database_url: str, root: Path) -> None:
-    """A further migration and a changed function leave every row as it was."""
+    """A new migration and a changed function leave every row as it was."""
     async with in_process(database_url) as service:
         client = await service.client("books")
         await client.fund("alice", 100)
@@ -101,7 +101,7 @@ async def test_with_data(database_url: str, root: Path) -> None:
 
 
 async def test_four_processes_at_once(empty: str, template: str) -> None:
-    """On an empty database each step is done by one of them, and all of them succeed."""
+    """If four processes migrate an empty database at once, each step is done by one of them, and all succeed."""
     ended = await asyncio.gather(*(run("migrate", database_url=empty, redis_url=NO_REDIS) for _ in range(4)))
     assert [end.code for end in ended] == [0, 0, 0, 0], ended
     done = sorted(line for end in ended for line in end.out.splitlines() if line != "nothing to do")
@@ -110,7 +110,7 @@ async def test_four_processes_at_once(empty: str, template: str) -> None:
 
 
 async def test_killed(empty: str, root: Path) -> None:
-    """One killed in the middle leaves nothing behind, and nobody waits for it."""
+    """A process that is killed in the middle leaves nothing behind, and the next one does not wait for it."""
     (root / "migrations" / f"{NEXT}_slow.sql").write_text("CREATE TABLE half_done (id integer); SELECT pg_sleep(60);")
     code = MIGRATE + "asyncio.run(migrate(sys.argv[1], pathlib.Path(sys.argv[2])))"
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, empty, str(root))
@@ -125,7 +125,7 @@ async def test_killed(empty: str, root: Path) -> None:
 
 
 async def test_another_is_at_it_for_long(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits too long for another's migration is told so."""
+    """A process that waits too long for another's migration fails and says why."""
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 20)
     holder = await asyncpg.connect(empty)
     async with holder.transaction():
@@ -167,7 +167,7 @@ async def test_numbering(empty: str, root: Path, name: str) -> None:
 
 
 async def test_failing(empty: str, root: Path) -> None:
-    """A migration that fails says which it is and leaves nothing, nor do those before it; mended, all are applied."""
+    """A failing migration is named, and all of the run is rolled back; once it is mended, all are applied."""
     bad = root / "migrations" / f"{NEXT}_bad.sql"
     bad.write_text("CREATE TABLE half_done (id integer); SELECT 1 / 0;")
     with pytest.raises(MigrationError, match=f"{NEXT}_bad failed and was rolled back: division by zero"):
@@ -187,7 +187,7 @@ async def test_failing(empty: str, root: Path) -> None:
     ],
 )
 async def test_changed_functions(database_url: str, root: Path, old: str, new: str) -> None:
-    """A function whose file changed is made again, and no other version of it stays beside it."""
+    """A function whose file changed is replaced, and no other version of it stays."""
     path = root / "functions" / "post_transfers.sql"
     text = path.read_text()
     assert old in text
@@ -200,7 +200,7 @@ async def test_changed_functions(database_url: str, root: Path, old: str, new: s
 
 
 async def test_functions_changed_by_hand(database_url: str) -> None:
-    """What somebody did to a function in the database itself is undone."""
+    """A change made to a function in the database is undone."""
     before = await schema(database_url)
     await administer(
         database_url,
@@ -213,7 +213,7 @@ async def test_functions_changed_by_hand(database_url: str) -> None:
 
 
 def test_names_follow_the_migrations(tmp_path: Path) -> None:
-    """Names are those left in the end: added, dropped, made again, renamed, in the order in which it stands there."""
+    """The expected names are those left after all additions, drops, replacements and renames, in their order."""
     folder = tmp_path / "migrations"
     folder.mkdir()
     texts = [

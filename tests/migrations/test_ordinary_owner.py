@@ -1,4 +1,4 @@
-"""Migrations by a user who is no superuser, as managed databases give out."""
+"""Migrations by a user who is no superuser, as managed databases provide."""
 
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,7 +10,7 @@ from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer, with_database
 from tests.support.service import in_process
 
-# How the user comes to its two roles, by what an administrator does beforehand.
+# What an administrator does beforehand, so that the user gets the two roles.
 CREATES_ROLES = ["CREATE ROLE books LOGIN CREATEROLE PASSWORD 'books'"]
 WAS_GIVEN_ROLES = [
     "CREATE ROLE tallystick_owner NOLOGIN",
@@ -18,7 +18,7 @@ WAS_GIVEN_ROLES = [
     "CREATE ROLE books LOGIN PASSWORD 'books'",
     "GRANT tallystick_owner, tallystick_service TO books",
 ]
-# A role may be granted without the right to become it, and a user without admin rights on it cannot take that right.
+# The user is granted the roles without the right to SET them, and cannot grant itself that right.
 MAY_NOT_BECOME_THEM = [*WAS_GIVEN_ROLES[:3], "GRANT tallystick_owner, tallystick_service TO books WITH SET FALSE"]
 
 
@@ -32,7 +32,7 @@ async def prepared(server: OwnPostgres, statements: list[str]) -> str:
 
 @pytest.mark.parametrize("statements", [CREATES_ROLES, WAS_GIVEN_ROLES], ids=["creates roles", "was given roles"])
 async def test_an_ordinary_owner_migrates_and_serves(own_postgres: OwnPostgres, statements: list[str]) -> None:
-    """The user of the address migrates, again and again, and the service runs with the same address."""
+    """The user of the address can migrate repeatedly, and the service runs with the same address."""
     url = await prepared(own_postgres, statements)
     assert (await migrate(url))[0] == "migration 0001_ledgers_accounts_transfers"
     assert await migrate(url) == []
@@ -44,7 +44,7 @@ async def test_an_ordinary_owner_migrates_and_serves(own_postgres: OwnPostgres, 
 
 
 async def test_an_owner_that_may_not_become_its_roles_is_refused(own_postgres: OwnPostgres) -> None:
-    """A user that neither creates roles nor may become those there are is told so by Postgres, and nothing is made."""
+    """If a user can neither create the roles nor become them, `migrate` is refused by Postgres and creates nothing."""
     url = await prepared(own_postgres, MAY_NOT_BECOME_THEM)
     with pytest.raises(PrivilegeMissingError):
         await migrate(url)

@@ -1,4 +1,4 @@
-"""What the role that serves may do: read, append, move balances, and nothing else."""
+"""The service's role may read, append and move balances, and nothing else."""
 
 from collections.abc import AsyncIterator
 
@@ -9,7 +9,7 @@ from server.store.sessions import SESSION_SETTINGS
 from tests.support.postgres import administer
 from tests.support.service import make_key
 
-# Every privilege on a table or column of the schema that the service's role holds, PUBLIC's included.
+# Every privilege on a table or column of the schema that the service's role holds, also through PUBLIC.
 PRIVILEGES = """
     SELECT c.relname AS name, p.privilege, NULL AS columns
     FROM pg_class AS c
@@ -95,7 +95,7 @@ FORBIDDEN = [
 
 @pytest.fixture
 async def serving(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection as nobody but the service's role: its user cannot go back to being the superuser."""
+    """A connection that is limited to the service's role: its user cannot become the superuser again."""
     await make_key(database_url, "books")
     user = "serves_only"
     await administer(
@@ -109,7 +109,7 @@ async def serving(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncp
 
 
 async def test_privileges(database_url: str) -> None:
-    """The role holds exactly these."""
+    """The role holds exactly these privileges."""
     rows = await administer(database_url, PRIVILEGES)
     held = {(row["name"], row["privilege"]): row["columns"] for row in rows}
     assert held == {
@@ -135,7 +135,7 @@ async def test_privileges(database_url: str) -> None:
 
 
 async def test_owner(database_url: str) -> None:
-    """Everything belongs to the owner's role, which nobody logs in as, and the service's is no member of it."""
+    """Everything belongs to the owner's role, which cannot log in, and the service's role is no member of it."""
     owners = await administer(
         database_url,
         "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = to_regnamespace('tallystick')"
@@ -153,20 +153,22 @@ async def test_owner(database_url: str) -> None:
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
 async def test_forbidden(serving: "asyncpg.Connection[asyncpg.Record]", statement: str) -> None:
-    """The database itself refuses it."""
+    """The database refuses each forbidden statement."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await serving.execute(statement)
 
 
 async def test_no_grant_to_itself(serving: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """To grant itself more is answered with a warning and changes nothing."""
+    """The role cannot grant itself more: the statement has no effect."""
     await serving.execute("GRANT UPDATE ON transfers TO tallystick_service")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await serving.execute("UPDATE transfers SET amount = 1")
 
 
 async def test_allowed(serving: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """What a posting and a revocation do is allowed: the refusals above are not those of a role that may do nothing."""
+    """
+    The role may do what a posting and a revocation do, so the refusals above do not come from a role without rights.
+    """
     await serving.execute("UPDATE accounts SET balance = balance, version = version")
     await serving.execute("UPDATE transfer_progress SET captured = captured, remaining = remaining, state = state")
     await serving.execute("UPDATE api_keys SET revoked_at = now()")

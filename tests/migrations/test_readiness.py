@@ -1,4 +1,4 @@
-"""Readiness: each reason not to serve, in the words of GET /readyz."""
+"""GET /readyz names each reason not to serve."""
 
 import os
 import sys
@@ -123,7 +123,7 @@ FAULTS = [
 
 
 async def failures(service: Service) -> list[str]:
-    """Ask for readiness and return the reasons against it."""
+    """Return the reasons against readiness."""
     async with service.session.get(f"{service.url}/readyz") as answer:
         body = await answer.json(content_type=None)
     if answer.status == 200:
@@ -135,14 +135,14 @@ async def failures(service: Service) -> list[str]:
 
 
 async def test_ready(database_url: str) -> None:
-    """A migrated database is good to serve from."""
+    """A migrated database is ready."""
     async with in_process(database_url) as service:
         assert await failures(service) == []
 
 
 @pytest.mark.parametrize(("statement", "sentence"), FAULTS)
 async def test_not_ready(database_url: str, statement: str, sentence: str) -> None:
-    """The service says what is wrong, and nothing else."""
+    """The service names exactly what is wrong."""
     settings = {"search_path": "tallystick", "allow_system_table_mods": "on"}
     connection = await asyncpg.connect(database_url, server_settings=settings)
     await connection.execute(statement)
@@ -152,7 +152,7 @@ async def test_not_ready(database_url: str, statement: str, sentence: str) -> No
 
 
 async def test_no_file_is_read_on_the_way(database_url: str) -> None:
-    """What the program needs is read at start: a look at the database opens no file and does not hold up requests."""
+    """A readiness check opens no SQL file, because files are read at start."""
     opened: list[str] = []
     async with in_process(database_url) as service:
         looking = True
@@ -165,13 +165,13 @@ async def test_no_file_is_read_on_the_way(database_url: str) -> None:
         try:
             assert await failures(service) == []
         finally:
-            # A hook stays for as long as the process.
+            # A hook cannot be removed from its process.
             looking = False
     assert [path for path in opened if path.endswith(".sql")] == []
 
 
 async def test_an_empty_database(template: str) -> None:
-    """A database that was never migrated is named as such."""
+    """A database that was never migrated is reported as such."""
     url = await create_empty_database(template)
     async with in_process(url) as service:
         assert await failures(service) == [
@@ -181,7 +181,7 @@ async def test_an_empty_database(template: str) -> None:
 
 
 async def test_no_server() -> None:
-    """Where no Postgres answers, that is said."""
+    """If no Postgres answers, the reason says so."""
     async with in_process("postgresql://postgres@127.0.0.1:1/tallystick") as service:
         assert await failures(service) == ["Postgres cannot be reached"]
 
@@ -218,12 +218,12 @@ WELL = {
     ],
 )
 def test_settings(changed: dict[str, object], sentences: list[str]) -> None:
-    """What only a restart of the server could bring about is judged from its settings."""
+    """Settings that only a restart of the server can change are judged from their values."""
     assert _judge_settings({**WELL, **changed}) == sentences  # type: ignore[arg-type]  # a mapping like a record
 
 
 async def test_requests_before_the_migration(postgres_url: str) -> None:
-    """Without a schema requests are answered 503 as if Postgres were away, until it is."""
+    """Before the migration, requests get 503 as if Postgres were away; afterwards they are served."""
     empty = await create_empty_database(postgres_url)
     try:
         async with in_process(empty) as service:

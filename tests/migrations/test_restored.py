@@ -1,4 +1,4 @@
-"""A database that was restored without owners and privileges: every command names the remedy, and `migrate` is it."""
+"""On a database that was restored without owners and privileges, every command names the remedy, which is `migrate`."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from tests.support.postgres import administer, create_empty_database, drop_datab
 from tests.support.service import in_process, make_key
 
 REMEDY = "run `tallystick migrate`"
-# Seconds that pg_dump and pg_restore get.
+# Seconds for pg_dump and pg_restore.
 TOOL_SECONDS = 60.0
 OWNERS = """
     SELECT 'schema' AS kind, nspname::text AS name, pg_get_userbyid(nspowner) AS owner FROM pg_namespace
@@ -34,7 +34,7 @@ OWNERS = """
 
 
 async def tool(name: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs to its end."""
+    """Run one of PostgreSQL's programs until it ends."""
     child = await asyncio.create_subprocess_exec(postgres_bin(name), *arguments, stderr=subprocess.PIPE)
     _, err = await asyncio.wait_for(child.communicate(), TOOL_SECONDS)
     assert child.returncode == 0, err.decode()
@@ -48,14 +48,14 @@ async def dump(url: str, folder: Path) -> str:
 
 
 async def access(url: str) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
-    """Return what the service may do, and what belongs to whom."""
+    """Return the service's privileges, and the owners of all objects."""
     return {tuple(row) for row in await administer(url, PRIVILEGES)}, {
         tuple(row) for row in await administer(url, OWNERS)
     }
 
 
 async def commands_say(url: str) -> None:
-    """Every command but `migrate`, and the service, name the remedy."""
+    """Check that the service, and every command but `migrate`, name the remedy."""
     for path, code in ((["doctor"], 1), (["audit"], 2), (["keys", "list"], 2)):
         end = await call(*path, database_url=url, redis_url=NO_REDIS)
         assert end.code == code, end
@@ -72,7 +72,7 @@ async def commands_say(url: str) -> None:
 
 
 async def test_restored_without_owners_and_privileges(database_url: str, template: str, tmp_path: Path) -> None:
-    """`migrate` says what it applied, all is as it was in the original, and the service posts again."""
+    """`migrate` says what it applied, restores owners and privileges of the original, and the service posts again."""
     key = await make_key(database_url, "books")
     before = await access(database_url)
     copy = await create_empty_database(template)
@@ -96,7 +96,7 @@ async def test_restored_without_owners_and_privileges(database_url: str, templat
 
 
 async def test_restored_on_another_server(database_url: str, own_postgres: OwnPostgres, tmp_path: Path) -> None:
-    """Where the roles have never been, they are made too."""
+    """On a server that lacks the roles, `migrate` creates them too."""
     await make_key(database_url, "books")
     file = await dump(database_url, tmp_path)
     copy = own_postgres.database_url
@@ -111,7 +111,7 @@ async def test_restored_on_another_server(database_url: str, own_postgres: OwnPo
 async def test_the_user_that_restored_must_migrate(
     database_url: str, own_postgres: OwnPostgres, tmp_path: Path
 ) -> None:
-    """A user that may not take over what another one restored learns whose it is; nothing is done."""
+    """A user that may not take over objects restored by another user is told who owns them, and nothing is done."""
     file = await dump(database_url, tmp_path)
     books = await prepared(own_postgres, CREATES_ROLES)
     restored = with_database(own_postgres.database_url, "books")
@@ -135,7 +135,7 @@ REVOKED = [
 
 @pytest.mark.parametrize(("privilege", "lacking"), REVOKED)
 async def test_a_privilege_that_was_revoked(database_url: str, privilege: str, lacking: str) -> None:
-    """Readiness and `doctor` name what is lacking, on any table, and `migrate` grants it again."""
+    """Readiness and `doctor` name a missing privilege on any object, and `migrate` grants it again."""
     before = await access(database_url)
     await administer(database_url, f"REVOKE {privilege} FROM tallystick_service")
     async with in_process(database_url) as service, service.session.get(f"{service.url}/readyz") as answer:
@@ -148,7 +148,7 @@ async def test_a_privilege_that_was_revoked(database_url: str, privilege: str, l
 
 
 async def test_what_is_not_ours_is_left_alone(database_url: str) -> None:
-    """A view that somebody else keeps in the schema stays theirs."""
+    """A view that another user keeps in the schema stays theirs."""
     await administer(database_url, "CREATE VIEW tallystick.report AS SELECT 1 AS one")
     assert await migrate(database_url) == []
     [row] = await administer(database_url, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'report'")
@@ -156,7 +156,9 @@ async def test_what_is_not_ours_is_left_alone(database_url: str) -> None:
 
 
 async def test_a_function_that_nobody_may_call(database_url: str) -> None:
-    """What PUBLIC may do by default counts while it may, and is granted where it may not."""
+    """
+    Rights that PUBLIC has by default are accepted; if they are revoked, `migrate` grants them to the service's role.
+    """
     await administer(database_url, "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA tallystick FROM PUBLIC")
     assert await migrate(database_url) == ["grants"]
     async with in_process(database_url) as service:
@@ -166,7 +168,7 @@ async def test_a_function_that_nobody_may_call(database_url: str) -> None:
 async def test_as_the_ordinary_owner_that_restored(
     database_url: str, own_postgres: OwnPostgres, tmp_path: Path
 ) -> None:
-    """A user that is no superuser restores and migrates by itself."""
+    """A user that is no superuser can restore and migrate without help."""
     file = await dump(database_url, tmp_path)
     books = await prepared(own_postgres, CREATES_ROLES)
     restored = with_database(own_postgres.database_url, "books")

@@ -1,5 +1,5 @@
 """
-Set-up believes only what was finished.
+Set-up trusts only installations that were completed.
 """
 
 import shutil
@@ -25,7 +25,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """
-    A checkout whose virtual environments have a pip that only notes how it was called.
+    A checkout whose virtual environments have a pip that only records its calls.
     """
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def setup(checkout: Path, level: str = "run") -> tuple[int, str, list[str]]:
     """
-    Run the set-up; give its exit code, what it said, and how it called pip.
+    Run the set-up; return its exit code, its output, and its calls of pip.
     """
     apart = {"locust": ".venv-load", "peer": ".venv-peer", "bench": ".venv-peer"}
     calls = checkout / apart.get(level, ".venv") / "calls"
@@ -57,7 +57,7 @@ def setup(checkout: Path, level: str = "run") -> tuple[int, str, list[str]]:
 
 def test_second_run_does_nothing(checkout: Path) -> None:
     """
-    What is complete is not installed again, nor is a level that is part of it.
+    A level that is installed is not installed again, nor is a smaller one.
     """
     code, _, calls = setup(checkout, "test")
     assert code == 0
@@ -69,7 +69,7 @@ def test_second_run_does_nothing(checkout: Path) -> None:
 
 def test_larger_level_is_installed(checkout: Path) -> None:
     """
-    A smaller level does not stand for a larger one.
+    If a smaller level is installed, a larger one is still installed.
     """
     setup(checkout, "run")
     _, _, calls = setup(checkout, "test")
@@ -78,7 +78,8 @@ def test_larger_level_is_installed(checkout: Path) -> None:
 
 def test_locust_is_apart(checkout: Path) -> None:
     """
-    Locust and its gevent go into a virtual environment of their own, without the project; neither stands for the other.
+    Locust and its gevent get a separate virtual environment without the project; neither environment replaces the
+    other.
     """
     setup(checkout, "test")
     code, _, calls = setup(checkout, "locust")
@@ -94,7 +95,7 @@ def test_locust_is_apart(checkout: Path) -> None:
 
 def test_the_peer_is_apart(checkout: Path) -> None:
     """
-    What the benchmark compares with has an environment of its own; what draws comes into it when it is asked for.
+    The benchmark's peer gets a separate environment; plotting packages are added to it when they are asked for.
     """
     setup(checkout, "test")
     _, _, (call,) = setup(checkout, "peer")
@@ -111,7 +112,7 @@ def test_the_peer_is_apart(checkout: Path) -> None:
 
 def test_changed_lock_is_installed(checkout: Path) -> None:
     """
-    A lock that changed is installed again.
+    A changed lock is installed again.
     """
     setup(checkout)
     with (checkout / "requirements" / "embedded.txt").open("a") as lock:
@@ -122,7 +123,7 @@ def test_changed_lock_is_installed(checkout: Path) -> None:
 
 def test_failed_install_is_not_believed(checkout: Path) -> None:
     """
-    A failure is said with pip's reason; the next run installs everything anew.
+    A failure is reported with pip's reason, and the next run installs everything again.
     """
     mark = checkout / ".venv" / "break"
     mark.touch()

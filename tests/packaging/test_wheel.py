@@ -1,5 +1,5 @@
 """
-A wheel built from this checkout works by itself, its SQL inside (docs/decisions/0001).
+A wheel built from this checkout works without the checkout, with its SQL inside (docs/decisions/0001).
 """
 
 import os
@@ -24,7 +24,7 @@ print(*sorted(sql.queries()), sep="\\n")
 
 def run(*command: str, cwd: Path, python_path: Path | None = None) -> str:
     """
-    Run *command* in *cwd* with no other import path than *python_path* and give what it printed.
+    Run *command* in *cwd* with no import path but *python_path*, and return its output.
     """
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     if python_path:
@@ -42,7 +42,7 @@ def sql_files() -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    A wheel of this checkout, built by the locked hatchling without the network.
+    A wheel of this checkout, built by the locked hatchling without network access.
     """
     dist = tmp_path_factory.mktemp("dist")
     build = ("hatchling", "build", "--target", "wheel", "--directory", str(dist))
@@ -68,7 +68,7 @@ def test_wheel_carries_all_sql(wheel: Path) -> None:
 
 def test_wheel_carries_what_pages_load(wheel: Path) -> None:
     """
-    Files taken over from elsewhere are in the wheel, each with its manifest and licence, and so is the console.
+    Vendored files are in the wheel, each with its manifest and licence, and so is the console.
     """
     paths = (path for place in ("**/vendor/**/*.*", "**/static/*.*") for path in (ROOT / "server").glob(place))
     vendored = {path.relative_to(ROOT).as_posix(): path for path in paths}
@@ -81,7 +81,7 @@ def test_wheel_carries_what_pages_load(wheel: Path) -> None:
 
 def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> None:
     """
-    Installed elsewhere and run from elsewhere, the service finds all its statements.
+    The service finds all its statements when it is installed and run elsewhere.
     """
     target = tmp_path / "installed"
     options = ("--no-deps", "--no-index", "--disable-pip-version-check", "--target", str(target))
@@ -100,7 +100,7 @@ def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> No
 
 def test_the_client_has_a_wheel(tmp_path: Path) -> None:
     """
-    The wheel of the client holds that package with its types and nothing else, and needs httpx and msgspec alone.
+    The client's wheel holds that package with its types and nothing else, and requires only httpx and msgspec.
     """
     build = ("hatchling", "build", "--target", "wheel", "--directory", str(tmp_path / "dist"))
     run(sys.executable, "-m", *build, cwd=ROOT / "client")

@@ -1,4 +1,4 @@
-"""A ledger with 50,000 accounts and keys, more transfers, and with many refusals and holds, filled once."""
+"""A ledger that is filled once, with 50,000 accounts and keys, more transfers, and many refusals and holds."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ _KEYS = """
     INSERT INTO api_keys (ledger_id, id, digest, role)
     SELECT $1, lpad(to_hex(n), 16, '0'), sha256(n::text::bytea), 'read' FROM generate_series(1, $2::bigint) AS n
 """
-# The newest attempts of all: what a client leaves that goes on asking for what it cannot have.
+# The newest attempts, as from a client that keeps asking for something it cannot have.
 _REFUSALS = """
     INSERT INTO transfers (ledger_id, amount, created_at, id, idempotency_key, fingerprint, kind, source, destination,
         currency, reference, metadata, refusal)
@@ -30,7 +30,7 @@ _REFUSALS = """
         'EUR', 'flood', '{}'::json, 'account_not_found'
     FROM generate_series(1, $2::bigint) AS n
 """
-# The newest that was posted: holds and voids, a shop's. None of them moves money.
+# The newest posted transfers: holds and voids of a shop, which move no money.
 _UNMOVED = """
     INSERT INTO transfers (ledger_id, amount, source_balance, destination_balance, source_version, destination_version,
         created_at, held, id, moves, idempotency_key, fingerprint, kind, source, destination, currency, reference,
@@ -42,7 +42,7 @@ _UNMOVED = """
 
 
 class Large(NamedTuple):
-    """The large ledger, and a place deep inside it."""
+    """The large ledger, and a position in its middle."""
 
     url: str
     ledger_id: int
@@ -50,13 +50,13 @@ class Large(NamedTuple):
     middle_id: UUID
     middle_at: datetime
     middle_version: int
-    # A midnight for which many transfers count that were posted later.
+    # A midnight to which many transfers were back-dated.
     days_ago: datetime
 
 
 @pytest.fixture(scope="session")
 async def large(template: str) -> AsyncIterator[Large]:
-    """The database with the large ledger; tests add no more than a few rows to it."""
+    """The database with the large ledger; tests add only a few rows to it."""
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ($1) RETURNING id", LEDGER)
@@ -79,8 +79,8 @@ async def large(template: str) -> AsyncIterator[Large]:
     await drop_database(template, url)
 
 
-# Due holds of `busy`, and open ones; each of the other accounts named has one hold on either side, and of four one that
-# is due, one that has ended and two that are open.
+# Due and open holds of `busy`. Each of the other accounts has one hold on either side; of four holds, one is due, one
+# has ended and two are open.
 DUE = 3
 OPEN = 10_000
 HELD = 20_000
@@ -117,7 +117,7 @@ async def held(large: Large) -> Large:
     return large
 
 
-# Of a ledger with a feed: transfers, and rows of changes that are nobody's, at the end.
+# Transfers of a ledger with a feed, and changes of its accounts at the end.
 TOLD = 20_000
 CHANGES = 500
 OUTBOX = """
@@ -128,7 +128,7 @@ _CHANGED = """
     INSERT INTO outbox (ledger_id, posted_at, account, change)
     SELECT ledger_id, clock_timestamp(), id, account_event('account.updated', a) FROM accounts AS a LIMIT $1
 """
-# Of other ledgers.
+# Feeds of other ledgers.
 _HEADS = """
     WITH others AS (INSERT INTO ledgers (name) SELECT 'other-' || n FROM generate_series(1, 3000) AS n RETURNING id)
     INSERT INTO feed_heads (ledger_id) SELECT id FROM others
@@ -138,7 +138,7 @@ _RELAY = "SELECT FROM relay_outbox('0', '{}', 1000000, 1000000)"
 
 @pytest.fixture(scope="session")
 async def told(template: str) -> AsyncIterator[tuple[str, int]]:
-    """A database whose one ledger has a long feed, and that ledger."""
+    """A database whose one full ledger has a long feed, and the id of that ledger."""
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ('told') RETURNING id")

@@ -1,4 +1,4 @@
-"""Plans as the service's sessions make them: what is read, through which index, how many rows."""
+"""Runs plans as the service's sessions make them, and reads from them tables, indexes and numbers of rows."""
 
 import json
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from server.store.sessions import SESSION_SETTINGS
 
 
 class Plan(NamedTuple):
-    """A plan that was carried out."""
+    """A plan that was executed."""
 
     nodes: list[dict[str, Any]]
     text: str
 
     @property
     def scanned(self) -> set[str]:
-        """The tables that were read from end to end."""
+        """The tables that were scanned from end to end."""
         return {node["Relation Name"] for node in self.nodes if node["Node Type"] == "Seq Scan"}
 
     @property
     def rows(self) -> int:
-        """Rows taken out of tables and indexes, those included that a filter threw away."""
+        """Rows read from tables and indexes, including those that a filter removed."""
         rows = 0.0
         for node in self.nodes:
             if "Relation Name" in node or "Index Name" in node:
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
 
 
 async def session(dsn: str, *, seqscan: str, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
-    """Connect as the service does, with scans offered or not."""
-    # What the driver has prepared would be gone after the first plan.
+    """Connect as the service does, with sequential scans enabled or not."""
+    # Without the driver's statement cache, which `DEALLOCATE ALL` would break after the first plan.
     return await asyncpg.connect(
         dsn, statement_cache_size=0, server_settings={**SESSION_SETTINGS, "enable_seqscan": seqscan, **settings}
     )
@@ -43,7 +43,7 @@ async def session(dsn: str, *, seqscan: str, **settings: str) -> "asyncpg.Connec
 async def explain(
     connection: "asyncpg.Connection[asyncpg.Record]", statement: str, arguments: tuple[object, ...]
 ) -> Plan:
-    """Carry a statement out with the plan that the service's prepared one gets, and undo what it did."""
+    """Execute a statement with the plan that it gets as a prepared statement, and roll it back."""
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -59,7 +59,7 @@ async def explain(
 
 
 def literal(value: object) -> str:
-    """Write a value as the untyped literal that takes its parameter's type."""
+    """Return a value as an untyped literal, which takes the type of its parameter."""
     if value is None:
         return "NULL"
     return "'" + _text(value).replace("'", "''") + "'"

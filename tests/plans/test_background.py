@@ -1,4 +1,4 @@
-"""Looking for due holds reads an entry of an index for each ledger, and for each hold that it finds."""
+"""Finding due holds reads one index entry for each ledger, and one for each hold that it finds."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from tests.plans.plan import explain, session
 from tests.support.postgres import create_database, drop_database
 
 LEDGERS = 3_000
-# Of the first ledger: those that were due in each of the last seconds, those that are not, and those that have ended.
+# Holds of the first ledger: one that came due in each of the last seconds, later ones, and ended ones.
 DUE, OPEN, ENDED = 20_000, 20_000, 20_000
 ID_MIN = "00000000-0000-0000-0000-000000000000"
 
@@ -27,7 +27,7 @@ _HOLDS = """
 
 @pytest.fixture(scope="module")
 async def holds(template: str) -> AsyncIterator[tuple[str, int]]:
-    """A database with many holds in the first of many ledgers, and that ledger."""
+    """A database with many holds in the first of many ledgers, and the id of that ledger."""
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     ledgers = "INSERT INTO ledgers (name) SELECT 'l' || n FROM generate_series(1, $1::bigint) AS n"
@@ -56,7 +56,7 @@ async def holds(template: str) -> AsyncIterator[tuple[str, int]]:
     ],
 )
 async def test_due_holds(holds: tuple[str, int], after: timedelta, rows_max: int, seqscan: str) -> None:
-    """A page of due holds is what is read."""
+    """Reading a page of due holds reads only its rows."""
     url, ledger = holds
     at = TIME_MIN if after == timedelta.max else datetime.now(UTC) - after
     connection = await session(url, seqscan=seqscan)
@@ -70,7 +70,7 @@ async def test_due_holds(holds: tuple[str, int], after: timedelta, rows_max: int
 
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 async def test_ledgers(holds: tuple[str, int], seqscan: str) -> None:
-    """A page of ledgers takes one hold of each."""
+    """A page of ledgers reads one hold of each."""
     url, ledger = holds
     connection = await session(url, seqscan=seqscan)
     try:

@@ -1,4 +1,4 @@
-"""Reading and relaying events take a page of rows out of indexes, however long the feed is."""
+"""Reading and relaying events takes a page of rows from indexes, however long the feed is."""
 
 import asyncpg
 import pytest
@@ -13,7 +13,8 @@ from tests.support.fill import BUSY
 
 PAGE = 100
 ALL = 1023
-# The feed's row, the transfer, and of an account the entry of its index; the heads; a page of ids that are unnested.
+# Rows for an event: that of the feed, the transfer, and for an account the index entry; also the heads, and a page of
+# ids.
 EACH = 3
 OF_ACCOUNT = PAGE + ACCOUNT_MARGIN
 
@@ -52,14 +53,14 @@ async def test_page(
 
 
 async def test_every_index_is_needed(told: tuple[str, int]) -> None:
-    """Each index of the feed finds rows for a page, or would for what committed late."""
+    """Each index of the feed finds rows for a page, or would for transfers that committed late."""
     url, ledger_id = told
     connection = await session(url, seqscan="off")
     try:
         there = await connection.fetch(
             "SELECT indexname FROM pg_indexes WHERE schemaname = 'tallystick' AND tablename LIKE 'feed%'"
         )
-        # The auditor needs this one: test_audit_pages.py.
+        # The auditor needs this index; test_audit_pages.py has its statement.
         used = {"feed_changes_index"}
         for name, arguments in ((str(case.values[0]), case.values[1]) for case in CASES):
             assert isinstance(arguments, tuple)
@@ -71,7 +72,7 @@ async def test_every_index_is_needed(told: tuple[str, int]) -> None:
 
 
 async def test_a_relay_reads_what_it_relays(told: tuple[str, int]) -> None:
-    """Whatever has been relayed before, it reads a batch and its transfers, by index."""
+    """However much was relayed before, the relay reads a batch and its transfers by index."""
     url, ledger_id = told
     tables = ("outbox", "feed", "feed_heads", "feed_accounts", "transfers")
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
@@ -87,12 +88,12 @@ async def test_a_relay_reads_what_it_relays(told: tuple[str, int]) -> None:
     await connection.close()
     after = await counters(url, tables)
     assert {name: after[name][0] - before[name][0] for name in tables} == dict.fromkeys(tables, 0)
-    # Each transfer once, and once more for those that were refused.
+    # Each transfer once, and refused ones once more.
     assert sum(after[name][1] - before[name][1] for name in tables) <= 2 * 100 + 10
 
 
 async def test_a_look_at_what_is_new(told: tuple[str, int]) -> None:
-    """What the relay has seen costs it nothing more, though nothing of it could be vacuumed."""
+    """Rows that the relay has already taken cost it nothing, even while they cannot be vacuumed."""
     url, _ = told
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     reader = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})

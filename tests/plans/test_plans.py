@@ -1,4 +1,4 @@
-"""No statement of a request path reads a table from end to end, nor more rows than a page or a batch warrants."""
+"""No statement of a request path scans a table, or reads more rows than its page or batch needs."""
 
 import re
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from tests.plans.conftest import ACCOUNTS, TRANSFERS, Large
 from tests.plans.plan import Plan, explain, session
 from tests.support.fill import BUSY, SINK, SPRING
 
-# Files whose statements serve requests.
+# The files with statements that serve requests.
 FILES = ("ledgers", "api_keys", "accounts", "transfers", "statements")
-# Statements in them that no request reaches, or whose plan says nothing.
+# Their statements that no request reaches, or whose plan shows nothing.
 EXEMPT = {
     "ledger_list": "all ledgers, for the command line",
     "ledger_create": "an insert, for the command line",
@@ -27,18 +27,18 @@ EXEMPT = {
     "transfer_post_many": "a function call; test_requests.py has its statements one by one",
     "account_patch": "the same",
 }
-# Statements in them that find out whose a request is, or that are about several ledgers.
+# Their statements that identify the caller, or that cover several ledgers.
 WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "api_key_use_many", "transfer_by_keys", "clock_read"}
 PAGE = PAGE_MAX + 1
-# Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
+# Rows read for a page: a page of each of two sides, and one more row of each to see that there are more.
 TWO_SIDES = 2 * (PAGE + 1)
-# The same of a page of a whole statement.
+# The same for a page of a statement.
 TWO_LONG_SIDES = 2 * (PAGE_ENTRIES + 1)
-# Of each ten transfers `busy` has part in four, of which one in three is back-dated.
+# `busy` takes part in four of every ten transfers, one in three of which is back-dated.
 BACK_DATED = TRANSFERS * 4 // 30 + 2
-# Rows read ahead of a page on up to four sides: an incremental sort reads 32 or more, to begin with.
+# Rows read ahead of a page on up to four sides: an incremental sort begins with 32 or more.
 AHEAD = 4 * 33
-# Rows read for a page that nothing matches: those examined.
+# Rows examined for a page that nothing matches.
 IN_VAIN = EXAMINED_MAX + AHEAD
 
 ACCOUNT = "account:00004711"
@@ -64,7 +64,7 @@ def listed(
     examined: int = PAGE,
     accounts: list[str] | None = None,
 ) -> Arguments:
-    """Return the arguments of a page of transfers, of which *texts* are a reference and an account."""
+    """Return the arguments of a page of transfers; *texts* are a reference and an account."""
     chosen = (TIME_MIN, kind, metadata, examined, PAGE, accounts, *texts)
     return lambda at: (*((at.middle_at, at.middle_id) if deep else (TIME_MAX, ID_MAX)), *chosen)
 
@@ -89,7 +89,7 @@ CASES = [
         lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)], [0.0] * 100),
         "a batch",
     ),
-    # Accounts and transfers up to the number that is counted, a ledger, its head, its round, and its four ends.
+    # Accounts and transfers up to the limit of the count, the ledger, its head, its round, and its four ends.
     case("ledger_summary", 2 * COUNTED_MAX + 7, lambda _: (COUNTED_MAX,)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
@@ -241,7 +241,7 @@ def check(plan: Plan, rows_max: int) -> None:
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 @pytest.mark.parametrize(("name", "arguments", "rows_max"), CASES)
 async def test_statement(large: Large, name: str, arguments: Arguments, rows_max: int, seqscan: str) -> None:
-    """It is answered by an index, whether or not scans are offered to the planner."""
+    """An index answers each statement, whether or not sequential scans are enabled."""
     connection = await session(large.url, seqscan=seqscan)
     try:
         ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
@@ -251,7 +251,7 @@ async def test_statement(large: Large, name: str, arguments: Arguments, rows_max
 
 
 async def test_every_index_is_needed(large: Large) -> None:
-    """Each index finds rows for a statement here; one that finds none would only slow postings down."""
+    """Each index finds rows for a statement here; an unused index would only slow postings down."""
     connection = await session(large.url, seqscan="off")
     try:
         there = await connection.fetch(
@@ -269,7 +269,7 @@ async def test_every_index_is_needed(large: Large) -> None:
 
 
 async def test_back_dated_amounts_are_summed_from_the_index(large: Large) -> None:
-    """What counts for an instant is found and added up without a look at the rows, however many there are."""
+    """Back-dated amounts are summed from the index alone, however many there are."""
     connection = await session(large.url, seqscan="off")
     try:
         arguments = (large.ledger_id, BUSY, large.days_ago, TIME_MAX)
@@ -292,7 +292,7 @@ ORDERED = [
 @pytest.mark.parametrize("examined", [PAGE, EXAMINED_MAX])
 @pytest.mark.parametrize(("name", "texts"), ORDERED)
 async def test_a_page_is_read_in_its_order(large: Large, name: str, texts: tuple[str, ...], examined: int) -> None:
-    """A page of a list comes out of its indexes as it is: nothing is sorted, whatever stands behind it."""
+    """A page of a list is read in the order of its indexes and needs no sort, however many rows follow."""
     arguments = listed(*texts, examined=examined)(large)
     connection = await session(large.url, seqscan="off")
     try:
@@ -303,7 +303,7 @@ async def test_a_page_is_read_in_its_order(large: Large, name: str, texts: tuple
 
 
 async def test_a_page_of_an_account_sorts_no_more_than_one_instant(large: Large) -> None:
-    """Its indexes hold instants and no ids: what shares an instant is sorted, and nothing else."""
+    """The indexes of an account have instants but no ids, so only rows of the same instant are sorted."""
     connection = await session(large.url, seqscan="off")
     try:
         arguments = listed(BUSY, kind="reversal", examined=EXAMINED_MAX)(large)
@@ -314,7 +314,7 @@ async def test_a_page_of_an_account_sorts_no_more_than_one_instant(large: Large)
 
 
 def test_every_statement_is_looked_at() -> None:
-    """A statement of these files has a case here or a reason not to."""
+    """Every statement of these files has a case here or a reason for none."""
     heads = re.compile(r"^-- name: (\w+)\(", re.MULTILINE)
     texts = [(sql_root() / "queries" / f"{name}.sql").read_text() for name in FILES]
     named = {name for text in texts for name in heads.findall(text)}

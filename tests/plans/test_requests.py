@@ -1,4 +1,4 @@
-"""What requests really do to the tables: the statements inside the functions, and counters over all routes."""
+"""How requests use the tables: the statements inside functions, and the tables' counters over all routes."""
 
 import asyncio
 import re
@@ -24,16 +24,16 @@ from tests.support.service import in_process
 TABLES = ("accounts", "transfers", "transfer_progress", "api_keys", "ledgers")
 ROWS = len(IDS)
 FUNCTIONS = ("post_transfers", "find_parents", "due_holds", "change_account")
-# A table is named once in each part of a statement that touches it.
+# Each part of a statement names a table that it uses once.
 TOUCHES = re.compile(r"\b(?:FROM|JOIN|INSERT INTO|UPDATE) (?:accounts|transfers|transfer_progress)\b")
-# Arguments and variables of a function that are arrays, or arguments of one value, and their types.
+# Arrays among a function's arguments and variables, and its single arguments, with their types.
 DECLARED = re.compile(r"\b(\w+) +(?:CONSTANT +)?(\w+\[\])|\b(p_\w+) +(\w+)")
-# Of the other variables those that stand in statements over tables.
+# Other variables that are used in statements over tables.
 SINGLE = {"previews": "boolean", "merge": "jsonb", "due.holds": "bigint", "instant": "timestamptz"}
 
 
 def texts(function: str) -> tuple[str, str]:
-    """Return the head of a function and its body, without comments and declarations."""
+    """Return a function's head with its declarations, and its body, both without comments."""
     text = re.sub(r"--.*", "", (sql_root() / "functions" / f"{function}.sql").read_text())
     head, body, _ = text.split("$$")
     declarations, begin, statements = body.partition("BEGIN\n")
@@ -41,20 +41,23 @@ def texts(function: str) -> tuple[str, str]:
 
 
 def statements(function: str) -> list[str]:
-    """Cut the statements over tables out of a function."""
+    """Return the statements over tables in a function."""
     found = []
     for text in texts(function)[1].split(";"):
         if TOUCHES.search(text):
             begin = re.search(r"\b(?:SELECT|INSERT|UPDATE)\b", text)
             assert begin is not None
-            # Into which variables the result goes.
+            # The variables that receive the result.
             into = r"\bINTO (?!transfer)[a-z_,\s]+?(?=\bFROM\b|$)"
             found.append(re.sub(into, "", text[begin.start() :]))
     return found
 
 
 def prepared(function: str, statement: str, values: dict[str, object]) -> tuple[str, tuple[object, ...]]:
-    """Write a statement as plpgsql prepares it, its variables as parameters, and return what *values* has for these."""
+    """
+    Write a statement as plpgsql prepares it, with parameters for its variables; return it with their values from
+    *values*.
+    """
     kinds = {name or single: kind or of for name, kind, single, of in DECLARED.findall(texts(function)[0])} | SINGLE
     named: list[str] = []
 
@@ -66,7 +69,7 @@ def prepared(function: str, statement: str, values: dict[str, object]) -> tuple[
             named.append(name)
         return f"(${named.index(name) + 1}::{kinds[name]})"
 
-    # Names of columns stand behind AS, and before the equals sign of a SET.
+    # Names after AS, and before the equals sign of a SET, are columns.
     text = re.sub(
         r"'[^']*'|AS \w+ *\([^()]*\)|AS \w+|(?<![\w.])(?P<name>due\.holds|\w+)\b(?! *[.(=])", parameter, statement
     )
@@ -74,7 +77,7 @@ def prepared(function: str, statement: str, values: dict[str, object]) -> tuple[
 
 
 async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, object]:
-    """Return values for all variables: of a batch of many requests, each with accounts and a parent of its own."""
+    """Return values for all variables of a batch of many requests, each with its own accounts and parent."""
     ids = await connection.fetch(
         "SELECT id, idempotency_key AS key FROM transfers WHERE ledger_id = $1 AND moves LIMIT $2", held.ledger_id, ROWS
     )
@@ -95,15 +98,15 @@ async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, ob
         "places": [row["ctid"] for row in places],
         "progress_ids": [row["id"] for row in holds],
         "parent_ids": [row["id"] for row in holds],
-        # Named by id or by key.
+        # Parents are named by id or by key.
         "p_parents": [*(row["id"] for row in ids[:half]), *nulls[half:]],
         "p_parent_keys": [*nulls[:half], *(row["key"] for row in ids[half:])],
-        # What is known is not written.
+        # Rows of known keys are not written.
         "outcomes": ["known"] * ROWS,
         "state_of": ["captured"] * ROWS,
         "expiry_of": [datetime.now(UTC)] * ROWS,
         "changed": [True] * ROWS,
-        # Another version than that of any account, so that none is changed.
+        # No account has this version, so none is changed.
         "before": [0] * ROWS,
         "p_ledger_id": held.ledger_id,
         "p_account": BUSY,
@@ -120,7 +123,7 @@ async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, ob
     return defaultdict(lambda: nulls, by_name)
 
 
-# How a batch meets the accounts that another transaction has locked: it waits, leaves them alone, or locks none.
+# What a batch does about accounts that another transaction has locked: wait, leave them out, or lock none.
 MEETING = [
     pytest.param({"p_waits": [True], "previews": False}, id="waits"),
     pytest.param({"p_waits": [False], "previews": False}, id="leaves alone"),
@@ -132,7 +135,7 @@ MEETING = [
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 async def test_statements_of_functions(held: Large, function: str, seqscan: str, meeting: dict[str, object]) -> None:
-    """Each statement of the functions that post and change reads what the batch names, by index, and no more."""
+    """Each statement of the functions that post and change reads only the rows that the batch names, by index."""
     off = {"enable_nestloop": "off"} if function in ("post_transfers", "find_parents") else {}
     connection = await session(held.url, seqscan=seqscan, **off)
     try:
@@ -148,9 +151,11 @@ async def test_statements_of_functions(held: Large, function: str, seqscan: str,
 
 
 def test_functions_touch_tables_in_known_places() -> None:
-    """The functions looked at are all that requests call, and what touches a table is cut out of each whole."""
+    """
+    These are all functions with statements that requests call, and every use of a table is in an extracted statement.
+    """
     there = {path.stem for path in (sql_root() / "functions").glob("*.sql")}
-    # No tables, and the relay, which test_events.py looks at.
+    # The others use no tables, except the relay, which test_events.py covers.
     assert there == {
         *FUNCTIONS,
         "ledger_clock",
@@ -166,7 +171,7 @@ def test_functions_touch_tables_in_known_places() -> None:
 
 
 async def test_every_index_of_holds_is_needed(held: Large) -> None:
-    """Each index of open holds finds rows for a statement of a function, but for the one by which they are expired."""
+    """Each index of open holds finds rows for a statement of a function, except the one for expiring them."""
     connection = await session(held.url, seqscan="off")
     used = set()
     try:
@@ -194,7 +199,7 @@ CASES = [
 async def test_reads_of_accounts_with_holds(
     held: Large, name: str, values: tuple[object, ...], rows_max: int, seqscan: str
 ) -> None:
-    """What is read of holds is those that are due and the next one to be, on each side of each account."""
+    """Reads of accounts read only due holds and the next one to be due, on each side of each account."""
     connection = await session(held.url, seqscan=seqscan)
     try:
         check(await explain(connection, query(name), (held.ledger_id, *values)), rows_max)
@@ -203,7 +208,7 @@ async def test_reads_of_accounts_with_holds(
 
 
 async def sessions_ended(connection: asyncpg.Connection) -> None:
-    """Return when all other sessions have ended: their counts are there then."""
+    """Return when all other sessions have ended, after which their counters are complete."""
     while await connection.fetchval(  # noqa: ASYNC110 -- another program's end sets no event here
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"
@@ -213,7 +218,7 @@ async def sessions_ended(connection: asyncpg.Connection) -> None:
 
 
 async def counters(url: str, tables: Sequence[str] = TABLES) -> dict[str, tuple[int, int]]:
-    """Return for each table how often it was read from end to end, and the rows read through its indexes."""
+    """Return for each table the number of its scans, and of the rows read through its indexes."""
     connection = await asyncpg.connect(url)
     try:
         await sessions_ended(connection)
@@ -224,7 +229,7 @@ async def counters(url: str, tables: Sequence[str] = TABLES) -> dict[str, tuple[
 
 
 async def administer(client: Client, call: Callable[..., Awaitable[None]]) -> None:
-    """Ask for something through every route of webhook endpoints and API keys."""
+    """Call every route of webhook endpoints and API keys."""
     webhooks = "/v1/webhook-endpoints"
     await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
     await call("GET", webhooks)
@@ -242,7 +247,7 @@ async def administer(client: Client, call: Callable[..., Awaitable[None]]) -> No
 
 
 async def call_all(client: Client, large: Large) -> None:
-    """Ask for something through every route of the table."""
+    """Call every route of the table."""
     called = set()
 
     async def call(method: str, path: str, value: object = None, **headers: str) -> None:
@@ -304,7 +309,7 @@ async def call_all(client: Client, large: Large) -> None:
 
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 async def test_no_request_reads_a_table(held: Large, seqscan: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every route is asked, and the tables' own counters saw no scan and few rows."""
+    """After a request to every route, the tables' counters show no scan and few rows."""
     monkeypatch.setitem(SESSION_SETTINGS, "enable_seqscan", seqscan)
     before = await counters(held.url)
     async with in_process(held.url) as service:
@@ -312,10 +317,10 @@ async def test_no_request_reads_a_table(held: Large, seqscan: str, monkeypatch: 
     after = await counters(held.url)
     scans = {table: after[table][0] - before[table][0] for table in TABLES}
     rows = {table: after[table][1] - before[table][1] for table in TABLES}
-    # A table of two rows is one page: nothing is gained by an index there, when scans are offered.
+    # With sequential scans enabled, a table of two rows, which is one page, is rightly scanned.
     assert {table: number for table, number in scans.items() if table != "ledgers"} == dict.fromkeys(TABLES[:-1], 0)
-    # Some forty requests of at most a hundred rows from two sides.
+    # Some forty requests that each read at most a hundred rows on two sides.
     assert 0 < rows["transfers"] < 4_000, rows
     assert 0 < rows["accounts"] < 1_000, rows
-    # The due holds of three accounts, and the next one to be.
+    # The due holds of three accounts, and the next one to be due.
     assert 0 < rows["transfer_progress"] < 1_000, rows

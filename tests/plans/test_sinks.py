@@ -1,4 +1,6 @@
-"""Looking for what a sink has not been sent reads an index entry a ledger, and the feed where there is something."""
+"""
+Finding what a sink has not been sent reads one index entry a ledger, and the feed only of ledgers with new events.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +13,7 @@ from tests.plans.plan import explain, session
 from tests.support.postgres import create_database, drop_database
 
 LEDGERS = 10_000
-# Events of each ledger, and ledgers that the sink is behind in.
+# Events of each ledger, and the number of ledgers in which the sink is behind.
 EVENTS = 20
 BEHIND = 100
 
@@ -35,7 +37,7 @@ _FILL = """
 
 @pytest.fixture(scope="module")
 async def sent(template: str) -> AsyncIterator[tuple[str, int, int]]:
-    """A database with many ledgers, a sink that is behind in some of them, and the first ledger."""
+    """A database with many ledgers and a sink that is behind in some; with the ids of the sink and the first ledger."""
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     [(sink, ledger)] = await connection.fetch(_FILL, LEDGERS, EVENTS, BEHIND)
@@ -48,7 +50,7 @@ async def sent(template: str) -> AsyncIterator[tuple[str, int, int]]:
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 @pytest.mark.parametrize("of_one", [False, True], ids=["all ledgers", "one ledger"])
 async def test_behind(sent: tuple[str, int, int], of_one: bool, seqscan: str) -> None:
-    """Events that were sent are not read again, nor those of other ledgers."""
+    """Events that were sent are not read again, nor are events of other ledgers."""
     url, sink, ledger = sent
     connection = await session(url, seqscan=seqscan)
     try:
@@ -65,7 +67,7 @@ async def test_behind(sent: tuple[str, int, int], of_one: bool, seqscan: str) ->
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 @pytest.mark.parametrize("name", ["sink_position_list", "sink_position_store"])
 async def test_positions(sent: tuple[str, int, int], name: str, seqscan: str) -> None:
-    """How far a sink is in some ledgers is read and noted by their keys."""
+    """A sink's positions in some ledgers are read and stored by their keys."""
     url, sink, ledger = sent
     ledgers = list(range(ledger, ledger + 16))
     connection = await session(url, seqscan=seqscan)

@@ -1,4 +1,4 @@
-"""Statements of webhooks read a page out of indexes, however many endpoints, attempts and retries there are."""
+"""Statements of webhooks read a page from indexes, however many endpoints, attempts and retries there are."""
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from tests.support.postgres import create_database, drop_database
 
 LEDGERS = 300
 PAGE = 101
-# Of one endpoint: attempts, events that wait, and events that were given up, of which some have been for long.
+# Attempts of one endpoint, its waiting events, and its events that were given up, some of them long ago.
 ATTEMPTS, WAITING, DEAD = 20_000, 1_000, 20_000
-# For an endpoint of a page: its row, the head of its ledger, and a retry.
+# Rows for each endpoint of a page: the endpoint, the head of its ledger, and a retry.
 EACH = 3
 ID_MIN, ID_MAX = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -45,7 +45,7 @@ _RETRIES = """
 
 
 class Hooks(NamedTuple):
-    """A database of many endpoints, and the one with most attempts and retries."""
+    """A database with many endpoints, and the one with the most attempts and retries."""
 
     url: str
     ledger_id: int
@@ -111,7 +111,7 @@ CASES: dict[str, tuple[Callable[[Hooks], tuple[object, ...]], int]] = {
 @pytest.mark.parametrize("seqscan", ["off", "on"])
 @pytest.mark.parametrize("name", CASES)
 async def test_plans(hooks: Hooks, name: str, seqscan: str) -> None:
-    """No table is read from end to end, nor more rows than what is asked for is made of."""
+    """No table is scanned, and no more rows are read than the result needs."""
     arguments, rows_max = CASES[name]
     connection = await session(hooks.url, seqscan=seqscan)
     try:
@@ -124,7 +124,7 @@ async def test_plans(hooks: Hooks, name: str, seqscan: str) -> None:
 
 @pytest.mark.parametrize("outcome", ["delivered", "failed"])
 async def test_many_at_once(hooks: Hooks, outcome: str) -> None:
-    """As many attempts as are recorded at once take their own rows, in a plan made for just so many."""
+    """A full batch of attempts reads only its own rows, in a plan made for that number."""
     connection = await session(hooks.url, seqscan="off")
     try:
         arguments = told(hooks, [outcome] * records.BATCH_MAX, False)
@@ -135,7 +135,7 @@ async def test_many_at_once(hooks: Hooks, outcome: str) -> None:
 
 
 async def test_those_that_wait_are_counted_to_their_bound(hooks: Hooks) -> None:
-    """A first attempt that fails looks at as many that wait as there may be, and at none that was given up."""
+    """A first attempt that fails reads at most the limit of waiting events, and none that was given up."""
     connection = await session(hooks.url, seqscan="off")
     try:
         plan = await explain(connection, query("webhook_attempt_record"), told(hooks, ["failed"], True))
@@ -145,6 +145,6 @@ async def test_those_that_wait_are_counted_to_their_bound(hooks: Hooks) -> None:
 
 
 def test_every_statement_is_looked_at() -> None:
-    """A statement of webhooks has a case here."""
+    """Every statement of webhooks has a case here."""
     text = (sql_root() / "queries" / "webhooks.sql").read_text()
     assert set(CASES) == {name for name in queries() if f"-- name: {name}(" in text}

@@ -1,4 +1,4 @@
-"""A ledger that nobody has analyzed yet: plans made on nothing still find rows by index when the tables have grown."""
+"""On tables without statistics, plans that were made while they were empty find rows by index after they have grown."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,17 +19,17 @@ TABLES = ("accounts", "transfers", "transfer_progress", "outbox", "feed", "feed_
 ACCOUNTS = 1_000
 BATCHES = 20
 BATCH = 200
-# Batches that come while the tables are all but empty: as many as it takes for a plan to be kept, twice over.
+# Batches while the tables are nearly empty: twice as many as it takes for a plan to be cached.
 EARLY = 10
-# Transfers that have a row of the feed each.
+# Transfers that each have a row of the feed.
 SINGLE = 100
-# Of an audit by pages, and how often an audit may read a table.
+# The page of an audit by pages, and how often an audit may read each row.
 PAGE = 500
 PASSES_MAX = 20
 
 
 async def rows_read(url: str) -> dict[str, int]:
-    """Return for each table the rows read of it so far, through indexes or from end to end."""
+    """Return for each table the rows read so far, through indexes or by scans."""
     connection = await asyncpg.connect(url)
     try:
         await sessions_ended(connection)
@@ -43,7 +43,7 @@ async def rows_read(url: str) -> dict[str, int]:
 
 
 async def post(client: Client, number: int, **fields: object) -> list[Any]:
-    """Post a batch between two accounts out of a hundred and return what was posted."""
+    """Post a batch from one of a hundred accounts to others and return the transfers."""
     items = [
         {
             "key": new_key(),
@@ -59,7 +59,7 @@ async def post(client: Client, number: int, **fields: object) -> list[Any]:
 
 
 async def post_items(client: Client, items: list[dict[str, Any]]) -> list[Any]:
-    """Post a batch, all of which must be posted."""
+    """Post a batch; every item must be posted."""
     answer = await client.post("/v1/transfers/bulk", {"atomic": False, "transfers": items})
     assert {item["status"] for item in answer.json["results"]} == {201}
     return [item["transfer"] for item in answer.json["results"]]
@@ -67,7 +67,7 @@ async def post_items(client: Client, items: list[dict[str, Any]]) -> list[Any]:
 
 @asynccontextmanager
 async def young(template: str) -> AsyncIterator[str]:
-    """A database whose tables nobody analyzes."""
+    """A database whose tables are never analyzed."""
     url = await create_database(template)
     try:
         connection = await asyncpg.connect(url)
@@ -81,7 +81,7 @@ async def young(template: str) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("accounts_first", [True, False])
 async def test_postings_read_what_they_name(template: str, *, accounts_first: bool) -> None:
-    """Batches on tables without statistics read their accounts and keys, however many others there are by then."""
+    """Batches read only their own accounts and keys, however many others there are by then."""
     async with young(template) as url:
         async with in_process(url, posting_connections=1) as service:
             client = await service.client("young")
@@ -94,21 +94,23 @@ async def test_postings_read_what_they_name(template: str, *, accounts_first: bo
                 await post(client, number)
         read = await rows_read(url)
     batches = EARLY + BATCHES
-    # Each account of a batch is locked and then updated; a row that was updated is met under its old entries too.
+    # Each account of a batch is locked and then updated; an updated row is also found by its old index entries.
     assert 0 < read["accounts"] < batches * 51 * 2 * 4 + 4 * ACCOUNTS, read
-    # No key was known before, so there is nothing to be read.
+    # All keys are new, so that there is nothing to read.
     assert read["transfers"] < batches * 10, read
 
 
 async def test_holds_and_captures_read_what_they_name(template: str) -> None:
-    """The same of holds and of their captures, which find them by id and by key, however many others are open."""
+    """
+    Holds and their captures, which find them by id and by key, read only their own rows, however many others are open.
+    """
     async with young(template) as url:
         async with in_process(url, posting_connections=1) as service:
             client = await service.client("young")
             opened = [{"id": f"a{number}", "currency": "EUR", "floor": None} for number in range(100)]
             await client.post("/v1/accounts/bulk", {"accounts": opened})
             for number in range(EARLY + BATCHES):
-                # Half of them stay open.
+                # Half of the holds stay open.
                 await post(client, number, hold=True)
                 keys = [new_key() for _ in range(BATCH // 2)]
                 holds = [
@@ -120,13 +122,15 @@ async def test_holds_and_captures_read_what_they_name(template: str) -> None:
                 await post_items(client, [{"key": new_key(), "kind": "capture", **parent} for parent in parents])
         read = await rows_read(url)
     captures = (EARLY + BATCHES) * BATCH
-    # A hold is looked up by its capture and met again where its row is changed; nothing is due.
+    # A capture looks its hold up and reads it again to change its row; no hold is due.
     assert captures <= read["transfer_progress"] < 5 * captures, read
     assert captures <= read["transfers"] < 3 * captures, read
 
 
 async def test_a_relay_and_its_readers_read_what_they_name(template: str) -> None:
-    """The same of the relay, of pages of events: of all, of an account and of a type, and of a transfer by its id."""
+    """
+    The relay, pages of all events, of an account and of a type, and a transfer by its id read only their own rows.
+    """
     async with young(template) as url:
         async with (
             in_process(url, posting_connections=1, reading_connections=1) as service,
@@ -148,19 +152,19 @@ async def test_a_relay_and_its_readers_read_what_they_name(template: str) -> Non
                 assert (await client.get(f"/v1/transfers/{newest}")).status == 200
         read = await rows_read(url)
     batches = EARLY + BATCHES
-    # The relay reads each once, and that of a refusal twice; a page reads what it has, and what lies near it.
+    # The relay reads each transfer once, and a refused one twice; a page reads its rows and those near them.
     assert read["transfers"] < batches * (BATCH + 4 * 300), read
     assert read["feed"] < batches * 4 * 400, read
     assert read["outbox"] < batches * 20, read
 
 
 async def by_pages(url: str) -> dict[str, Finding]:
-    """Audit as the auditor does."""
+    """Audit by pages, as the auditor does."""
     return await look_by_pages(url, PAGE)
 
 
 async def at_once(url: str) -> dict[str, Finding]:
-    """Audit as `tallystick audit` does."""
+    """Audit at once, as `tallystick audit` does."""
     return (await look(url))[0]
 
 
@@ -168,7 +172,7 @@ async def at_once(url: str) -> dict[str, Finding]:
 async def test_an_audit_reads_each_row_some_times(
     template: str, audit: Callable[[str], Awaitable[dict[str, Finding]]]
 ) -> None:
-    """The same of an audit, also where all that is known of the tables is of a time at which they were small."""
+    """An audit reads each row only a few times, even if the statistics are from when the tables were small."""
     async with young(template) as url:
         async with in_process(url, posting_connections=1) as service:
             client = await service.client("young")
@@ -197,7 +201,7 @@ async def test_an_audit_reads_each_row_some_times(
 
 @asynccontextmanager
 async def relaying(url: str) -> AsyncIterator[Relay]:
-    """A relay of a database."""
+    """Run a relay of a database."""
     relay = Relay(url)
     try:
         yield relay

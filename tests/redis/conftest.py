@@ -1,4 +1,4 @@
-"""A Valkey of each test's own, and clients of it that are closed."""
+"""A Valkey for each test, and clients of it that are closed at its end."""
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +13,7 @@ from tests.support.valkey import OwnValkey, running_valkey
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder whose path leaves room for the name of a socket."""
+    """A folder with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="ts-") as path:
         yield Path(path)
 
@@ -27,7 +27,7 @@ def valkey(folder: Path) -> Iterator[OwnValkey]:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[[str], RedisServer]]:
-    """Makes clients, which are closed in the end."""
+    """A function that makes clients, which are closed at the end."""
     made: list[RedisServer] = []
 
     def make(url: str) -> RedisServer:
@@ -41,12 +41,12 @@ async def connect() -> AsyncIterator[Callable[[str], RedisServer]]:
 
 @pytest.fixture
 def client(valkey: OwnValkey, connect: Callable[[str], RedisServer]) -> RedisServer:
-    """A client of the server, by its socket."""
+    """A client that is connected by the server's unix socket."""
     return connect(valkey.url)
 
 
 @pytest.fixture
 async def proxy(valkey: OwnValkey) -> AsyncIterator[tuple[RedisProxy, str]]:
-    """A proxy before the server, and the address through it."""
+    """A proxy in front of the server, and the address of the proxy."""
     async with redis_proxied(valkey.socket) as (between, port):
         yield between, f"redis://127.0.0.1:{port}"

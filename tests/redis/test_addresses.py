@@ -1,4 +1,4 @@
-"""Unix sockets, TCP, TLS, passwords; and that a password is never said."""
+"""Unix sockets, TCP, TLS and passwords work, and no password is shown."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ PASSWORD = "s3cret-in-the-address"
 
 @pytest.fixture
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    """A self-signed certificate for 127.0.0.1 and its key."""
     paths = folder / "server.crt", folder / "server.key"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
     made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -37,7 +37,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 async def test_socket_and_tcp(valkey: OwnValkey, connect: Connect) -> None:
-    """Both ways lead to the same server."""
+    """The unix socket and the TCP address lead to the same server."""
     assert await connect(valkey.url).submit(b"", ("SET", "key", "by socket")) == b"OK"
     assert await connect(valkey.tcp_url).submit(b"", ("GET", "key")) == b"by socket"
     assert await connect(f"{valkey.tcp_url}/3").submit(b"", ("GET", "key")) is None
@@ -45,13 +45,13 @@ async def test_socket_and_tcp(valkey: OwnValkey, connect: Connect) -> None:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine busy with tests takes its time over handshakes: what is tested here is what addresses mean."""
+    """Long timeouts, because a busy machine is slow at handshakes, which these tests do not time."""
     monkeypatch.setattr(redis, "FLUSH_SECONDS", 5.0)
     monkeypatch.setattr(redis, "CONNECT_SECONDS", 5.0)
 
 
 async def test_tls(valkey: OwnValkey, connect: Connect, certificate: tuple[Path, Path]) -> None:
-    """With TLS it works through a certificate that is trusted, and through no other."""
+    """TLS works with a trusted certificate and with no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     async with redis_proxied(valkey.socket, secure=context) as (proxy, port):
@@ -68,7 +68,7 @@ async def test_tls(valkey: OwnValkey, connect: Connect, certificate: tuple[Path,
 
 
 async def test_passwords(folder: Path, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    """With the right one it works, with a wrong one it is away; neither is in any error or log."""
+    """The right password works, and a wrong one counts as away; neither appears in an error or log."""
     caplog.set_level(logging.DEBUG)
     valkey = OwnValkey(folder, requirepass=PASSWORD)
     valkey.start()
@@ -108,14 +108,16 @@ async def test_passwords(folder: Path, connect: Connect, caplog: pytest.LogCaptu
     ],
 )
 def test_options_that_there_are_not(options: str) -> None:
-    """An option that no connection has is refused when the client is made, and the password is not said."""
+    """
+    An unknown option of a connection is refused when the client is made, and the error does not show the password.
+    """
     with pytest.raises((TypeError, ValueError)) as error:
         connect_any(f"redis://:{PASSWORD}@127.0.0.1:6379{options}")
     assert PASSWORD not in str(error.value)
 
 
 async def test_the_address_says_whether_it_is_a_cluster() -> None:
-    """`cluster=true` makes the client of a cluster and is no option of a connection."""
+    """`cluster=true` selects the cluster client, and is not passed on as an option of a connection."""
     single, cluster = connect_any("redis://127.0.0.1:1"), connect_any("redis://127.0.0.1:1?cluster=true")
     assert (type(single), type(cluster)) == (RedisServer, ClusterClient)
     await single.close()

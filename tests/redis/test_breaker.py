@@ -1,4 +1,4 @@
-"""Redis that is of no use is not asked, and is asked again by itself once it is."""
+"""A Redis that fails is no longer asked, and is used again by itself once it works."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ RUN = b"ab12"
 
 
 async def refused(client: RedisServer, *commands: tuple[bytes | str | int, ...]) -> None:
-    """Send the commands one after the other; each must find Redis away, and in the end the breaker is open."""
+    """Send the commands one after the other; each must find Redis away, and at the end the breaker must be open."""
     for command in commands * FAILURES_MAX:
         with pytest.raises(RedisAwayError):
             await client.submit(b"", command)
@@ -31,7 +31,7 @@ async def refused(client: RedisServer, *commands: tuple[bytes | str | int, ...])
 
 
 async def back(client: RedisServer) -> None:
-    """Return when it takes writes again, without anybody's help."""
+    """Return when the client accepts writes again by itself."""
     await until(lambda: not client.away)
     assert await client.submit(b"", ("SET", "back", "1")) == b"OK"
 
@@ -47,7 +47,7 @@ async def probed_in_vain(valkey: OwnValkey) -> None:
 
 
 async def test_refused(valkey: OwnValkey, client: RedisServer) -> None:
-    """Gone and back."""
+    """A server that is stopped opens the breaker, and is used again after its restart."""
     assert await client.submit(b"", ("PING",)) == b"PONG"
     valkey.stop()
     await refused(client, ("PING",))
@@ -56,7 +56,7 @@ async def test_refused(valkey: OwnValkey, client: RedisServer) -> None:
 
 
 async def test_silent(valkey: OwnValkey, client: RedisServer) -> None:
-    """Frozen, it costs a few deadlines in all; then nobody waits for it."""
+    """A frozen server costs a few deadlines in total; after that no command waits for it."""
     await client.submit(b"", ("PING",))
     with valkey.frozen():
         began = time.monotonic()
@@ -71,7 +71,7 @@ async def test_silent(valkey: OwnValkey, client: RedisServer) -> None:
 
 
 async def test_slow(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """With 200 ms on every reply it is away, and stays so: probes are held to the same deadline."""
+    """A server whose replies take 200 ms stays away, because probes have the same deadline."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -85,7 +85,7 @@ async def test_slow(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
 
 
 async def test_one_probe_at_a_time(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """While it is open, nothing but probes arrives, a few a second."""
+    """While the breaker is open, only probes reach the server, a few a second."""
     between, url = proxy
     client = connect(url)
     between.refuse = True
@@ -101,7 +101,7 @@ async def test_one_probe_at_a_time(proxy: tuple[RedisProxy, str], connect: Conne
 
 
 async def test_one_success_starts_the_count_anew(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """Failures with answers between them never open it."""
+    """Failures with successes between them never open the breaker."""
     between, url = proxy
     client = connect(url)
     for _ in range(FAILURES_MAX * 2):
@@ -115,12 +115,12 @@ async def test_one_success_starts_the_count_anew(proxy: tuple[RedisProxy, str], 
 
 
 async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
-    """A full server that evicts nothing counts as away, in scripts too, for as long as it takes no writes."""
+    """A full server that evicts nothing counts as away, in scripts too, until it accepts writes."""
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
     store = script("invalidate").call([b"replay"], 0, RUN, 60, b"answer")
     await refused(client, store)
-    # It answers PING, and is still of no use.
+    # It answers PING but refuses writes.
     await probed_in_vain(valkey)
     assert client.away
     valkey.ask("CONFIG", "SET", "maxmemory", "0")
@@ -149,7 +149,7 @@ def _replication(valkey: OwnValkey) -> bytes:
 
 
 async def test_loading(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """A server that still reads its data counts as away."""
+    """A server that is still loading its data counts as away."""
     between, url = proxy
     client = connect(url)
     between.spoil = lambda _: [b"-LOADING Redis is loading the dataset in memory\r\n"] * 4
@@ -159,7 +159,7 @@ async def test_loading(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
 
 
 async def test_busy_with_a_script(valkey: OwnValkey, client: RedisServer) -> None:
-    """A server that runs somebody's endless script counts as away."""
+    """A server that is busy with an endless script counts as away."""
     valkey.ask("CONFIG", "SET", "busy-reply-threshold", "10")
 
     def spin() -> None:
@@ -178,7 +178,7 @@ async def test_busy_with_a_script(valkey: OwnValkey, client: RedisServer) -> Non
 
 
 async def test_a_broken_key_is_no_broken_server(valkey: OwnValkey, client: RedisServer) -> None:
-    """A key of another type fails those who ask for it and nobody else."""
+    """A key of another type fails the commands that use it and no others."""
     valkey.ask("RPUSH", "list", "1")
     broken = [invalidate_command({b"list": 1}, {}, RUN, 60), script("fill").call([b"list"], b"t", 1, b"S1 x", 9)]
     for _ in range(FAILURES_MAX + 1):

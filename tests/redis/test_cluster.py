@@ -1,4 +1,4 @@
-"""The client of a cluster: every command finds its server, and what must be removed is, wherever its slot goes."""
+"""In a cluster, every command finds its server, and invalidations work wherever a slot moves."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ from tests.support.service import BOUND_SECONDS
 from tests.support.valkey_cluster import OwnCluster
 from tests.support.waiting import until
 
-# A machine busy with tests is not a server that is away.
+# On a busy machine a slow server must not count as away.
 PATIENCE_SECONDS = 2.0
-# A quarantine to wait for, and longer than a test needs to look.
+# A short quarantine that a test waits for, but longer than a test needs to check it.
 SHORT_SECONDS = 2
 RUN = b"ab12"
-# Turns of the event loop; reading the topology takes fewer.
+# Turns of the event loop; more than a read of the topology takes.
 TICKS = 100
 
 
 @pytest.fixture
 async def cluster(folder: Path) -> AsyncIterator[OwnCluster]:
-    """Three primaries."""
+    """A cluster of three primaries."""
     servers = OwnCluster(folder)
     try:
         await servers.start()
@@ -41,31 +41,31 @@ async def cluster(folder: Path) -> AsyncIterator[OwnCluster]:
 
 @pytest.fixture
 async def client(cluster: OwnCluster) -> AsyncIterator[Redis]:
-    """A client that knows nothing yet but one address."""
+    """A client that knows only one address so far."""
     made = connect(cluster.url, PATIENCE_SECONDS)
     yield made
     await made.close()
 
 
 async def works(client: Redis, key: bytes) -> bool:
-    """Whether the server of a key takes writes."""
+    """Whether the server of a key accepts writes."""
     with contextlib.suppress(RedisAwayError):
         return bool(await client.submit(key, ("SET", b"works:{%b}" % key, b"1")) == b"OK")
     return False
 
 
 def keys(count: int) -> list[bytes]:
-    """Return keys of many slots."""
+    """Return keys in many slots."""
     return [b"key:{%d}" % number for number in range(count)]
 
 
 async def test_commands_find_their_servers(cluster: OwnCluster, client: Redis) -> None:
     """
-    From the first moment on every server gets its part of many at once, and the topology is read once. Invalidations
+    Many commands at once reach the right servers from the first moment, and the topology is read once. Invalidations
     find their servers too.
     """
     names = keys(1_500)
-    # Few enough for the loop to read the topology beside them in time, on a busy machine too.
+    # Few enough that the loop can read the topology in time beside them, even on a busy machine.
     first = names[:100]
     assert await asyncio.gather(*(client.submit(key, ("SET", key, b"S1 old")) for key in first)) == [b"OK"] * 100
     assert await asyncio.gather(*(client.submit(key, ("SET", key, b"S1 old")) for key in names)) == [b"OK"] * 1_500
@@ -82,7 +82,10 @@ async def test_commands_find_their_servers(cluster: OwnCluster, client: Redis) -
 
 
 async def test_closing_while_commands_are_away(cluster: OwnCluster) -> None:
-    """Closed with commands under way, and while the topology is read, nothing is left and every caller hears."""
+    """
+    A client closed with commands under way, or while it reads the topology, answers every caller and leaves nothing
+    open.
+    """
     client = connect(cluster.url)
     first = asyncio.ensure_future(client.submit(b"key", ("PING",)))
     await asyncio.sleep(0)
@@ -99,7 +102,7 @@ async def test_closing_while_commands_are_away(cluster: OwnCluster) -> None:
 
 
 async def test_closing_at_any_moment(cluster: OwnCluster) -> None:
-    """Whatever step the reading of the topology is at, the client closes and leaves no connection behind."""
+    """A client can be closed at any step of reading the topology, and leaves no connection open."""
     for ticks in range(TICKS):
         client = connect(cluster.url, PATIENCE_SECONDS)
         asked = asyncio.ensure_future(client.submit(b"key", ("PING",)))
@@ -112,8 +115,8 @@ async def test_closing_at_any_moment(cluster: OwnCluster) -> None:
 
 async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
     """
-    Before, while and after a slot moves, invalidations remove snapshots on either server. Meanwhile other commands
-    are run right or not at all; afterwards they reach the new server.
+    Before, while and after a slot moves, invalidations remove snapshots from both servers. While it moves, other
+    commands run correctly or not at all; afterwards they reach the new server.
     """
     names = [b"{moving}:%d" % n for n in range(20)]
     source = cluster.node_of(names[0])
@@ -126,11 +129,11 @@ async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
     assert await client.submit(names[10], ("GET", names[10])) == b"S1 old"
     with pytest.raises(RedisAwayError):
         await client.submit(names[0], ("GET", names[0]))
-    # A key of each server, and one that is on none.
+    # One key on each server, and one on neither.
     versions = dict.fromkeys((names[0], names[10], b"{moving}:nowhere"), 2)
     await client.invalidate(versions, {}, run=RUN, replay_seconds=60)
     await cluster.end_move(slot, source, target)
-    # Known to nobody yet: an invalidation finds the new server all the same.
+    # The client does not know the new server yet, and the invalidation reaches it anyway.
     await client.invalidate({names[11]: 2}, {}, run=RUN, replay_seconds=60)
     assert target.ask("MGET", *names) == [
         *(None, *[b"S1 old"] * 9),
@@ -143,8 +146,8 @@ async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
 
 async def test_a_slot_that_moves_to_an_empty_server(folder: Path) -> None:
     """
-    While a server gets its first slot, invalidations remove the snapshots that are not there yet, and tell that they
-    are not done. Then the server is used.
+    While a server gets its first slot, invalidations remove the snapshots that have not moved and report that they are
+    incomplete. Then the server is used.
     """
     cluster = OwnCluster(folder, spare=True)
     try:
@@ -172,8 +175,8 @@ async def test_a_slot_that_moves_to_an_empty_server(folder: Path) -> None:
 
 async def test_servers_die(cluster: OwnCluster, client: Redis) -> None:
     """
-    The keys of a dead server fail fast, those of the others work. Only when no server answers the cluster is away. It
-    works again without being told.
+    Commands for the keys of a dead server fail fast, and others work. The cluster counts as away only when no server
+    answers, and is used again by itself.
     """
     names = keys(60)
     await asyncio.gather(*(client.submit(key, ("SET", key, key)) for key in names))
@@ -189,7 +192,7 @@ async def test_servers_die(cluster: OwnCluster, client: Redis) -> None:
         assert all(isinstance(a, RedisAwayError) for k, a in zip(names, answers, strict=True) if k in theirs)
         assert [a for k, a in zip(names, answers, strict=True) if k in others] == others
     assert not client.away
-    # The topology is read a few times, however many commands fail.
+    # The topology is read only a few times, however many commands fail.
     assert sum(node.calls("cluster|slots") for node in (cluster.nodes[0], cluster.nodes[2])) <= 12
     for node in cluster.nodes:
         node.stop()
@@ -208,8 +211,9 @@ async def test_servers_die(cluster: OwnCluster, client: Redis) -> None:
 
 async def test_a_replica_takes_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    When a primary dies and its replica is promoted, its keys work again by themselves, the server in the address being
-    dead. Snapshots are not used there for a while: the replica may have missed that they were removed.
+    When a primary dies and its replica is promoted, its keys work again by themselves, even though the configured
+    address is that of the dead server. Snapshots are not used there for a while, because the replica may have missed
+    their removal.
     """
     monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", 0.0)
     cluster = OwnCluster(folder, replica=True)
@@ -221,7 +225,7 @@ async def test_a_replica_takes_over(folder: Path, monkeypatch: pytest.MonkeyPatc
         assert client.serves_snapshots(key)
         assert await client.submit(key, ("SET", key, b"kept")) == b"OK"
         assert cluster.nodes[0].ask("WAIT", 1, 5_000) == 1
-        # Its uptime alone would let the replica serve them.
+        # By its uptime alone, the replica would serve snapshots.
         monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", SHORT_SECONDS)
         await until(lambda: int(cluster.nodes[3].ask("INFO", "server")["uptime_in_seconds"]) > SHORT_SECONDS)
         cluster.nodes[0].stop()
@@ -236,8 +240,8 @@ async def test_a_replica_takes_over(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_a_batch_of_several_ledgers(cluster: OwnCluster, client: Redis, database_url: str) -> None:
     """
-    What a batch shows of many ledgers is invalidated on every server. Where one of them is away, only its ledgers are
-    pending; those of the others are not.
+    A batch invalidates its accounts on every server. When one server is away, only the invalidations of its ledgers
+    become pending.
     """
     keyspace = Keyspace()
     async with Database(database_url, posting_connections=1, reading_connections=1) as database:
@@ -262,7 +266,7 @@ async def test_a_batch_of_several_ledgers(cluster: OwnCluster, client: Redis, da
 
 
 async def test_nobody_is_there() -> None:
-    """Without any server each command fails at once, and closing takes no longer."""
+    """With no server up, each command fails at once, and so does not delay closing."""
     client = connect("redis://127.0.0.1:1?cluster=true")
     began = time.monotonic()
     for _ in range(100):

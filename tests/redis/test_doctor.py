@@ -1,4 +1,4 @@
-"""`tallystick doctor` and Redis: one server, a cluster, and what stands for neither."""
+"""`tallystick doctor` checks a single Redis, a cluster, and an address that fits neither."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ REMEDY = "check TALLYSTICK_REDIS_URL"
 
 
 async def test_one_server(valkey: OwnValkey, database_url: str) -> None:
-    """It is well by either of its addresses, and at fault as a cluster, which it is not."""
+    """A single server is fine by either of its addresses; it fails as a cluster, and when it is stopped."""
     for url in (valkey.url, valkey.tcp_url):
         end = await call("doctor", database_url=database_url, redis_url=url)
         assert "ok    Redis\n" in end.out, end
@@ -25,7 +25,7 @@ async def test_one_server(valkey: OwnValkey, database_url: str) -> None:
 
 
 async def test_a_cluster(folder: Path, database_url: str) -> None:
-    """It is well when each of its servers answers, and at fault when one does not, or none."""
+    """A cluster is fine while each of its servers answers, and fails when one or all do not."""
     cluster = OwnCluster(folder)
     await cluster.start()
     try:

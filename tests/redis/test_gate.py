@@ -1,4 +1,4 @@
-"""Requests of many API keys that wait together: one call for all, and each is decided as if it had come alone."""
+"""Waiting requests of many API keys share one call, which decides each as if it had come alone."""
 
 import asyncio
 from collections import Counter
@@ -19,19 +19,19 @@ from tests.support.waiting import until
 
 QUARANTINE = "server.store.redis_connections.QUARANTINE_SECONDS"
 BURST = 10
-# Nothing comes back while a test runs.
+# No tokens come back while a test runs.
 LIMIT = Limit(1, 86_400, BURST)
 ANSWER = Replay(bytes(32), bytes(32), 201, b"{}")
 
 
 def api_key(ledger_id: int, number: int, limit: Limit = LIMIT, ledger_limit: Limit | None = None) -> ApiKey:
-    """Return a key as the authenticator makes them."""
+    """Return a key like those that the authenticator makes."""
     return ApiKey(ledger_id, f"{number:016x}", Role.ADMIN, limit=limit, concurrency=1_000, ledger_limit=ledger_limit)
 
 
 @pytest.fixture
 async def service(database_url: str, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
-    """A service whose Redis this test may use and spoil; snapshots are read out of it at once."""
+    """A service with a Redis of its own for the test to change; snapshots are read from it at once."""
     monkeypatch.setattr(QUARANTINE, 0.0)
     async with in_process(database_url, valkey.url) as running:
         gate = gate_of(running)
@@ -47,18 +47,18 @@ def gate_of(service: Service) -> Gate:
 
 
 def decided(service: Service) -> Counter[tuple[str, bool]]:
-    """Return who decided on requests, and how often they were admitted."""
+    """Count the decisions by who made them and whether they admitted the request."""
     assert service.app is not None
     return Counter(service.app.tallies.decisions)
 
 
 def calls(valkey: OwnValkey) -> int:
-    """Return how many scripts have been run."""
+    """Return how many scripts the server has run."""
     return valkey.calls("evalsha") + valkey.calls("eval")
 
 
 async def test_keys_that_wait_together_share_a_call(service: Service, valkey: OwnValkey) -> None:
-    """Requests of forty keys of eight ledgers, all mixed, are one call; each key is counted for itself."""
+    """Mixed requests of forty keys in eight ledgers make one call, and each key is counted separately."""
     gate, before = gate_of(service), calls(valkey)
     keys = [api_key(number % 8, number) for number in range(40)]
     decisions = await asyncio.gather(*(gate.enter(key, cost) for cost in (1, 2, 3) for key in keys))
@@ -69,7 +69,7 @@ async def test_keys_that_wait_together_share_a_call(service: Service, valkey: Ow
 
 
 async def test_a_full_batch_of_as_many_keys_is_a_call(service: Service, valkey: OwnValkey) -> None:
-    """So many names as a batch can have, all of them new, are read and written by one call."""
+    """One call reads and writes a full batch in which each request has different names, all of them new."""
     gate, before = gate_of(service), calls(valkey)
     keys = [api_key(number, number, ledger_limit=LIMIT) for number in range(BATCH_MAX)]
     asked = [(key, LookUp.SNAPSHOT, gate.keyspace.snapshot(key.ledger_id, "a")) for key in keys]
@@ -80,21 +80,21 @@ async def test_a_full_batch_of_as_many_keys_is_a_call(service: Service, valkey: 
 
 
 async def test_keys_of_a_ledger_share_its_limit_as_they_come(service: Service) -> None:
-    """No key of a ledger gets the ledger's tokens before another one whose request came first."""
+    """The keys of a ledger get the ledger's tokens in the order of their requests."""
     gate = gate_of(service)
     one, two = (api_key(7, number, ledger_limit=Limit(1, 86_400, 4)) for number in (1, 2))
     decisions = await asyncio.gather(*(gate.enter(key, 1) for key in (one, two, two, two, one, one)))
     assert [decision.wait == 0 for decision in decisions] == [True] * 4 + [False] * 2
     assert [decision.left for decision in decisions] == [3, 2, 1, 0, 0, 0]
     assert [decision.waits_for for decision in decisions[4:]] == [1, 1]
-    # What the ledger's limit has refused was not charged to the key.
+    # A request that the ledger's limit refused is not charged to its key.
     assert (await gate.enter(api_key(7, 1), 0)).left == BURST - 1
 
 
 async def test_what_stands_in_one_place_concerns_nobody_else(service: Service, valkey: OwnValkey) -> None:
     """
-    A value of another type in the place of a bucket, a snapshot or a replay fails neither its own request nor others
-    of the same call; it counts as nothing, and what is written there takes its place.
+    A value of another type where a bucket, a snapshot or a replay belongs fails neither its own request nor others of
+    the same call. It counts as missing, and a new bucket or lease replaces it.
     """
     gate, names = gate_of(service), gate_of(service).keyspace
     keys = [api_key(3, number) for number in range(4)]
@@ -122,7 +122,7 @@ async def test_what_stands_in_one_place_concerns_nobody_else(service: Service, v
 
 
 async def test_a_call_gives_each_lease_once(service: Service) -> None:
-    """Of the requests for one account, whatever their keys, one gets the lease; no two leases are alike."""
+    """One of several requests for an account gets the lease, whatever their keys, and no two leases are equal."""
     gate = gate_of(service)
     one, two = api_key(4, 1), api_key(4, 2)
 
@@ -131,14 +131,16 @@ async def test_a_call_gives_each_lease_once(service: Service) -> None:
 
     decisions = await asyncio.gather(ask(one, "a"), ask(two, "a"), ask(two, "b"), ask(one, "b"))
     assert [decision.lease is not None for decision in decisions] == [True, False, True, False]
-    # The same account of another ledger, and calls of their own.
+    # The same account in a different ledger, each asked in a separate call.
     later = [await ask(api_key(5, 1), "a"), await ask(one, "a"), await ask(one, "c")]
     leases = [decision.lease for decision in (*decisions, *later) if decision.lease is not None]
     assert len(leases) == len(set(leases)) == 4
 
 
 async def test_every_key_that_has_nothing_left_is_remembered(service: Service) -> None:
-    """Two keys that a call finds used up are both refused without asking afterwards; a third one of it is not."""
+    """
+    Each key that a call finds exhausted is remembered and refused without another call; a key with tokens left is not.
+    """
     gate = gate_of(service)
     keys = [api_key(6, number, Limit(1, 86_400, burst)) for number, burst in enumerate((1, 1, 5))]
     decisions = await asyncio.gather(*(gate.enter(key, 1) for _ in range(2) for key in keys))
@@ -148,7 +150,7 @@ async def test_every_key_that_has_nothing_left_is_remembered(service: Service) -
 
 
 async def test_without_redis_each_key_is_counted_alone(service: Service, valkey: OwnValkey) -> None:
-    """What waits while Redis goes away is decided by the worker, key by key."""
+    """If Redis goes away while requests wait, the worker decides them, for each key separately."""
     gate = gate_of(service)
     keys = [api_key(number, number) for number in range(5)]
     with valkey.frozen():
@@ -160,8 +162,8 @@ async def test_without_redis_each_key_is_counted_alone(service: Service, valkey:
 
 async def test_an_address_that_hides_a_cluster(database_url: str, folder: Path) -> None:
     """
-    The address of a cluster's server that does not say so serves the ledgers of that server, several at once too. The
-    others are counted by the worker, and nobody takes the server for one that is away.
+    With the address of one server of a cluster but without `cluster=true`, that server decides for its own ledgers,
+    several in one call too. The worker decides for the others, and the server does not count as away.
     """
     cluster = OwnCluster(folder)
     try:

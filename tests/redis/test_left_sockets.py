@@ -1,4 +1,4 @@
-"""No socket outlives those who used it, at whatever moment they end."""
+"""Every socket is closed with its user, at whatever moment the user ends."""
 
 import asyncio
 import gc
@@ -11,14 +11,14 @@ from tests.support.redis_proxy import redis_proxied
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-# Turns of the loop in which a connection is made, by either side.
+# Turns of the event loop in which either side makes a connection.
 STEPS = 12
-# More than the buffers of a connection take.
+# More than the buffers of a connection hold.
 BIG_BYTES = 32_000_000
 
 
 async def test_a_server_that_hangs_keeps_no_socket(valkey: OwnValkey) -> None:
-    """A connection that has failed is gone at once, though the server behind it never took what was sent."""
+    """A failed connection is closed at once, even if the server behind it never read what was sent."""
     client = RedisServer(valkey.tcp_url, None, 0.2)
     try:
         await client.submit(b"", ("PING",))
@@ -34,7 +34,7 @@ async def test_a_server_that_hangs_keeps_no_socket(valkey: OwnValkey) -> None:
 
 
 async def test_clients_that_end_while_they_connect(valkey: OwnValkey) -> None:
-    """A client that is closed, and whose probe is given up, in any turn of the loop leaves nothing unclosed."""
+    """A client that is closed at any turn of the loop while it connects and probes leaves nothing open."""
     for step in range(4 * STEPS):
         client = RedisServer(valkey.tcp_url)
         asked = client.submit(b"", ("PING",))
@@ -45,12 +45,12 @@ async def test_clients_that_end_while_they_connect(valkey: OwnValkey) -> None:
         await asyncio.gather(probe, asked, return_exceptions=True)
         await client.close()
     await asyncio.sleep(0)
-    # What was left is collected here, and so this test is the one that fails.
+    # An unclosed socket is found by this collection, so this test fails and not a later one.
     gc.collect()
 
 
 async def test_proxies_that_end_while_somebody_connects(folder: Path) -> None:
-    """The servers of tests leave nothing unclosed either, whenever somebody connects to them."""
+    """The proxies of tests leave nothing open, at whatever moment a client connects."""
 
     async def connect(port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)

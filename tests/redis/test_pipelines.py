@@ -1,4 +1,4 @@
-"""What waits leaves as one pipeline, is answered in order within one deadline, and is sent once."""
+"""Waiting commands are sent once as one pipeline, and answered in order within one deadline."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ Connect = Callable[[str], RedisServer]
 
 
 async def test_a_tick_leaves_as_one_piece(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """All commands of a loop tick arrive in one read, on one connection, and each caller has its own reply."""
+    """All commands of one turn of the loop arrive in one read on one connection, and each caller gets its own reply."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -31,7 +31,7 @@ async def test_a_tick_leaves_as_one_piece(proxy: tuple[RedisProxy, str], connect
 async def test_few_connections_carry_everything(
     valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
 ) -> None:
-    """However many ticks and callers there are, two connections are enough, and all replies are right."""
+    """For any number of turns and callers, two connections are enough, and all replies are right."""
     between, url = proxy
     client = connect(url)
 
@@ -47,7 +47,7 @@ async def test_few_connections_carry_everything(
 
 
 async def test_one_deadline_for_all(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """Replies that trickle, each in good time, do not make a flush last longer than its deadline."""
+    """Delayed replies do not make a flush last much longer than its deadline."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -59,7 +59,7 @@ async def test_one_deadline_for_all(proxy: tuple[RedisProxy, str], connect: Conn
 
 
 async def test_nothing_is_sent_twice(valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """A command whose reply was lost, swallowed or cut off, was run once."""
+    """A command whose reply was lost or cut off is run exactly once."""
     between, url = proxy
     client = connect(url)
     for name, spoil in (("swallowed", []), ("cut", [None])):
@@ -73,7 +73,9 @@ async def test_nothing_is_sent_twice(valkey: OwnValkey, proxy: tuple[RedisProxy,
 
 
 async def test_scripts_that_were_forgotten(valkey: OwnValkey, client: RedisServer) -> None:
-    """After SCRIPT FLUSH the scripts of a flush are sent with their texts, the rest of it is not repeated."""
+    """
+    After SCRIPT FLUSH, the scripts of a flush are sent again with their texts, and its other commands are not repeated.
+    """
     fill = script("fill").call([b"nothing"], b"token", 1, b"S1 body", 1000)
     assert await client.submit(b"", fill) == 0
     valkey.ask("SCRIPT", "FLUSH")
@@ -86,7 +88,7 @@ async def test_scripts_that_were_forgotten(valkey: OwnValkey, client: RedisServe
 
 
 async def test_the_queue_is_bounded(client: RedisServer) -> None:
-    """More commands than may wait are refused at once; those that were taken are answered."""
+    """Commands beyond the queue's limit are refused at once; those in the queue are answered."""
     taken = [client.submit(b"", ("ECHO", b"%d" % n)) for n in range(redis.QUEUE_MAX)]
     with pytest.raises(RedisAwayError):
         client.submit(b"", ("PING",))
@@ -95,7 +97,7 @@ async def test_the_queue_is_bounded(client: RedisServer) -> None:
 
 
 async def test_closing_answers_what_is_away(valkey: OwnValkey, connect: Connect) -> None:
-    """What was submitted before the close is answered; afterwards no connection is left and nothing is taken."""
+    """Commands submitted before the close are answered; afterwards no connection is left and commands are refused."""
     client = connect(valkey.url)
     waiting = [client.submit(b"", ("ECHO", b"%d" % n)) for n in range(3_000)]
     await client.close()
@@ -106,7 +108,7 @@ async def test_closing_answers_what_is_away(valkey: OwnValkey, connect: Connect)
 
 
 async def test_closing_does_not_wait_for_the_silent(valkey: OwnValkey, connect: Connect) -> None:
-    """Closed while nothing answers, it is closed within the deadlines of what is away."""
+    """A client that is closed while the server is silent closes within the deadlines of its commands."""
     client = connect(valkey.url)
     await client.submit(b"", ("PING",))
     with valkey.frozen():

@@ -1,4 +1,4 @@
-"""A server that was restarted, or took over from another one, is used for everything but snapshots for a while."""
+"""A server that was restarted, or took over from another, serves no snapshots for a while but everything else."""
 
 import asyncio
 import time
@@ -20,16 +20,16 @@ from tests.support.waiting import until
 Connect = Callable[[str], RedisServer]
 SET = ("SET", "used", "1")
 RUN = b"ab12"
-# A quarantine to wait for, and one that lasts longer than any test.
+# A quarantine that a test waits for, and one that lasts longer than any test.
 SHORT_SECONDS = 2
 ENDLESS_SECONDS = 3_600.0
-# By which a timer of the loop may be early.
+# How early a timer of the loop may fire.
 CLOCK_SECONDS = 0.002
 
 
 @pytest.fixture(autouse=True)
 def quarantine(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how long a quarantine lasts, in seconds; at first there is none."""
+    """A function that sets the quarantine in seconds; at first there is none."""
 
     def lasts(seconds: float) -> None:
         monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", seconds)
@@ -40,8 +40,8 @@ def quarantine(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 async def test_the_uptime_counts(valkey: OwnValkey, connect: Connect, quarantine: Callable[[float], None]) -> None:
     """
-    While a server is in quarantine, commands work and snapshots are not served; then they are. A client that comes
-    later serves them from the first answer on, unless the server took over from another one of a cluster.
+    While a server is in quarantine, commands work and snapshots are not served; afterwards they are. A new client
+    serves them from the first answer on, unless the server took over from another one of a cluster.
     """
     quarantine(SHORT_SECONDS)
     first = connect(valkey.url)
@@ -59,8 +59,8 @@ async def test_the_uptime_counts(valkey: OwnValkey, connect: Connect, quarantine
 
 async def test_a_restart(valkey: OwnValkey, client: RedisServer, quarantine: Callable[[float], None]) -> None:
     """
-    A restarted server runs nothing that was submitted before, serves no snapshots, and takes an invalidation at the
-    first call.
+    A restarted server runs no command that was submitted before, serves no snapshots, and accepts an invalidation at
+    once.
     """
     assert await client.submit(b"", SET) == b"OK"
     assert client.serves_snapshots(b"")
@@ -81,7 +81,7 @@ async def test_a_restart(valkey: OwnValkey, client: RedisServer, quarantine: Cal
 
 
 async def test_a_server_that_does_not_tell_its_run_id(valkey: OwnValkey, connect: Connect) -> None:
-    """Where INFO is forbidden, everything else works and snapshots are left alone."""
+    """If INFO is forbidden, everything works except that snapshots are not used."""
     valkey.ask("ACL", "SETUSER", "quiet", "on", "nopass", "~*", "+@all", "-info")
     client = connect(valkey.tcp_url.replace("redis://", "redis://quiet:any@"))
     for _ in range(3):
@@ -95,7 +95,7 @@ async def test_a_server_that_does_not_tell_its_run_id(valkey: OwnValkey, connect
 async def test_invalidations_outlast_accidents(
     valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
 ) -> None:
-    """An invalidation whose replies are lost is sent again, until it is answered or the server counts as away."""
+    """An invalidation whose replies are lost is sent again until it is answered or the server counts as away."""
     between, url = proxy
     client = connect(url)
     lost = iter((None, None))
@@ -110,7 +110,7 @@ async def test_invalidations_outlast_accidents(
 
 
 async def test_between_two_attempts_is_a_pause() -> None:
-    """What got no answer is sent again after a moment, and after the last attempt nobody waits."""
+    """An unanswered invalidation is retried after a pause, and there is no pause after the last attempt."""
     sent: list[float] = []
 
     async def send() -> None:
@@ -128,12 +128,12 @@ async def test_between_two_attempts_is_a_pause() -> None:
 
 
 async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> None:
-    """What a server refuses it would refuse again: it is asked once."""
+    """A refused command is not retried, because the server would refuse it again."""
     valkey.ask("RPUSH", "list", "1")
     await client.submit(b"", SET)
     with pytest.raises(RedisAwayError):
         await client.invalidate({b"list": 1}, {}, run=RUN, replay_seconds=60)
-    # The script is not known at first, and comes along the second time.
+    # The first attempt fails because the script is unknown; the second sends its text.
     assert valkey.calls("eval") == 1
     with pytest.raises(RedisAwayError):
         await client.submit(b"", script("invalidate").call([b"list"], 1, RUN, 1, 60))
@@ -141,7 +141,7 @@ async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> Non
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_a_loop_that_was_held_up(valkey: OwnValkey, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-    """An answer that came in time and lies unread counts, however late the loop comes to read it."""
+    """A reply that arrived in time counts, even if a blocked event loop reads it late."""
     run(_held_up(valkey))
 
 
@@ -151,7 +151,7 @@ async def _held_up(valkey: OwnValkey) -> None:
     for _ in range(10):
         with valkey.frozen():
             asked = client.submit(b"", ("GET", "used"))
-            # It departs, takes a connection, and is sent.
+            # The flush begins, takes a connection, and sends the command.
             for _ in range(10):
                 await asyncio.sleep(0)
         time.sleep(redis.FLUSH_SECONDS * 2)  # noqa: ASYNC251 -- the very thing that must do no harm

@@ -1,4 +1,4 @@
-"""Nobody ever gets the reply to what somebody else asked, whatever happens on the line."""
+"""No caller ever gets the reply to another command, whatever happens on the connection."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ EXTRA = b"$5\r\nother\r\n"
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A breaker that does not open, so that every flush meets the line."""
+    """A breaker that does not open, so that every flush is sent."""
     monkeypatch.setattr("server.store.breaker.FAILURES_MAX", 1_000_000)
 
 
 async def test_an_extra_reply_in_front(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
-    """A reply too many before those of a flush fails the flush; the next one has another connection."""
+    """An extra reply before those of a flush fails the flush; the next flush has a new connection."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -40,7 +40,7 @@ async def test_an_extra_reply_in_front(proxy: tuple[RedisProxy, str], connect: C
 
 
 async def test_an_extra_reply_behind(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """A reply too many behind those of a flush is nobody's; the connection is not used again."""
+    """An extra reply after those of a flush is dropped, and its connection is not used again."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -52,7 +52,7 @@ async def test_an_extra_reply_behind(proxy: tuple[RedisProxy, str], connect: Con
 
 
 async def test_an_extra_reply_while_nothing_is_asked(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
-    """What arrives on an idle connection ends it, unnoticed by callers."""
+    """Data on an idle connection ends the connection, and callers do not notice."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -63,7 +63,7 @@ async def test_an_extra_reply_while_nothing_is_asked(proxy: tuple[RedisProxy, st
 
 
 async def test_a_missing_reply(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
-    """Where one reply of a flush is left out, all its callers hear that Redis is away."""
+    """If one reply of a flush is missing, all callers of the flush learn that Redis is away."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -75,7 +75,10 @@ async def test_a_missing_reply(proxy: tuple[RedisProxy, str], connect: Connect, 
 async def test_as_many_replies_and_not_the_right_ones(
     proxy: tuple[RedisProxy, str], connect: Connect, patient: None
 ) -> None:
-    """One reply left out and a foreign one behind: the count is right, the flush fails, its connection ends."""
+    """
+    If one reply is missing and a foreign one follows, the flush fails and its connection ends, although the count is
+    right.
+    """
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -88,7 +91,7 @@ async def test_as_many_replies_and_not_the_right_ones(
 
 
 async def test_replies_that_come_too_late(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
-    """Replies behind the deadline are read by nobody."""
+    """Replies after the deadline reach no caller."""
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
@@ -102,7 +105,7 @@ async def test_replies_that_come_too_late(proxy: tuple[RedisProxy, str], connect
 
 
 async def test_callers_that_leave(client: RedisServer) -> None:
-    """Callers cancelled at any moment take nothing away from the others."""
+    """Callers that are cancelled at any moment do not affect the other callers."""
 
     async def caller(number: int) -> None:
         value = b"%d" % number
@@ -123,9 +126,9 @@ async def test_callers_that_leave(client: RedisServer) -> None:
 
 
 async def test_flushes_that_are_cancelled(proxy: tuple[RedisProxy, str], patient: None) -> None:
-    """A flush that is cancelled in the middle leaves no connection behind on which its replies could come."""
+    """A flush that is cancelled half-way closes its connection, so that its replies reach no caller."""
     between, url = proxy
-    # Only the flushes that are cancelled may fail, however busy the machine is.
+    # Only the cancelled flushes may fail, however busy the machine is.
     client = RedisServer(url, None, BOUND_SECONDS)
     between.delay_seconds = 0.005
     for turn in range(40):
@@ -144,8 +147,8 @@ async def test_a_line_that_breaks_everything(
     proxy: tuple[RedisProxy, str], connect: Connect, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Hundreds of interleaved flushes over a line that adds, repeats, cuts, holds back: each caller gets its own reply
-    or none.
+    When the connection adds, repeats, cuts and holds back replies of hundreds of interleaved flushes, each caller gets
+    its own reply or none.
     """
     between, url = proxy
     monkeypatch.setattr(redis, "FLUSH_SECONDS", 0.02)
@@ -197,7 +200,7 @@ async def test_a_line_that_breaks_everything(
 
 
 async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer) -> None:
-    """Connections the server has closed, one by one or by ending, are replaced without a failure."""
+    """Connections that the server closed, one by one or by ending, are replaced without a failure."""
     for _ in range(5):
         assert await client.submit(b"", ("PING",)) == b"PONG"
         valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -206,7 +209,7 @@ async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer
     valkey.start()
     await asyncio.sleep(0.02)
     with pytest.raises(RedisAwayError):
-        # It was meant for the server that is gone.
+        # The command was meant for the server that has ended.
         await client.submit(b"", ("PING",))
     assert await client.submit(b"", ("PING",)) == b"PONG"
     valkey.ask("CONFIG", "SET", "timeout", "1")

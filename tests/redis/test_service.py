@@ -1,4 +1,4 @@
-"""The whole service while its Redis fails: every answer stays right, and it recovers by itself."""
+"""While Redis fails, every answer of the whole service stays right, and it recovers by itself."""
 
 import asyncio
 import time
@@ -21,17 +21,17 @@ from tests.support.waiting import until
 
 LEDGER = "faults"
 ACCOUNTS = 6
-# As many as it takes for each server of a cluster to have some.
+# Enough for each server of a cluster to have some.
 LEDGERS = 6
-# In which a server must answer, where one does not.
+# Deadline of commands where a server of the cluster does not answer.
 DEADLINE_MS = 200
 QUARANTINE = "server.store.redis_connections.QUARANTINE_SECONDS"
-# A bucket that is all but not refilled while a test runs.
+# A bucket that gets almost no tokens while a test runs.
 SMALL = KeyLimit(1, 86_400, 20, 1_000)
 
 
 class Broken(NamedTuple):
-    """A server that may be broken, and the proxy through which the service reaches it."""
+    """A server that a test may break, and the proxy through which the service reaches it."""
 
     valkey: OwnValkey
     proxy: RedisProxy
@@ -91,10 +91,10 @@ async def _read_only(redis: Broken) -> AsyncIterator[None]:
 
 class Customer:
     """
-    One who moves money, sends everything twice, and looks after every step.
+    Moves money, sends everything twice, and checks every step.
 
     Args:
-        clients: Of all the services there are; each step goes to the next one.
+        clients: One for each service; each step uses the next one.
     """
 
     def __init__(self, *clients: Client) -> None:
@@ -107,12 +107,12 @@ class Customer:
         return self._clients[self._turn % len(self._clients)]
 
     async def begin(self) -> None:
-        """Open the accounts."""
+        """Open the accounts and fund them."""
         for account, balance in self._balances.items():
             await self._clients[0].fund(account, balance)
 
     async def go(self, name: str, rounds: int) -> float:
-        """Take a number of rounds and return the longest time that one took, in seconds."""
+        """Make some rounds and return the longest time of one, in seconds."""
         longest = 0.0
         for turn in range(rounds):
             began = time.monotonic()
@@ -134,9 +134,9 @@ class Customer:
 
 
 async def admitted(service: Service, ledger: str) -> int:
-    """Send three times what a small key may, all at once; return how many were admitted. Refusals must be true."""
+    """Send three times the burst of a small key at once; return how many were admitted. Refusals must be correct."""
     client = Client(service.session, service.url, await make_key(service.database_url, ledger, "read", SMALL))
-    # An unknown key costs a look-up, which is no part of this.
+    # The first request looks up the unknown key, which is not measured here.
     assert (await client.get("/v1/accounts/nobody")).status == 404
     answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(SMALL.burst * 3)))  # type: ignore[operator]  # it is given
     assert {answer.status for answer in answers} <= {404, 429}
@@ -161,8 +161,8 @@ async def admitted(service: Service, ledger: str) -> int:
 )
 async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey: OwnValkey) -> None:
     """
-    Before, while and after Redis fails: transfers, replays, reads after writes and refusals through two services are
-    what they must be, and the services use Redis again by themselves.
+    Before, during and after a failure of Redis, transfers, replays, reads after writes and refusals through two
+    services are right, and the services use Redis again by themselves.
     """
     async with redis_proxied(valkey.socket) as (proxy, port):
         url = f"redis://127.0.0.1:{port}"
@@ -178,7 +178,7 @@ async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey:
             async with fault(Broken(valkey, proxy)):
                 await customer.go("at-first", 5)
                 longest = await customer.go("during", 6)
-                # The breaker is open, or all is well: nobody waits for Redis any more.
+                # The breaker is open, or Redis works: no request waits for Redis any more.
                 assert longest < BOUND_SECONDS
                 assert 1 <= await admitted(two, LEDGER) <= SMALL.burst * 2
             await customer.go("afterwards", 4)
@@ -196,7 +196,9 @@ async def _uses_redis(service: Service, token: str, valkey: OwnValkey) -> bool:
 
 
 async def test_on_a_cluster(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a cluster of three: limits are exact, reads and replays come from it, one server's death changes no answer."""
+    """
+    On a cluster of three, limits are exact, reads and replays use it, and the death of one server changes no answer.
+    """
     monkeypatch.setattr(QUARANTINE, 0.0)
     cluster = OwnCluster(folder)
     try:
@@ -228,7 +230,7 @@ async def test_on_a_cluster(database_url: str, folder: Path, monkeypatch: pytest
                 for node in cluster.nodes:
                     await until(partial(_is_used, service, tokens, node), 30)
             await go("well-again", 4)
-            # A worker that misses a reply of the server just started takes from its own share for once.
+            # A worker that misses a reply of the restarted server may use its own share once.
             assert SMALL.burst <= await admitted(two, f"{LEDGER}-0") <= 2 * SMALL.burst
     finally:
         cluster.stop()
@@ -239,8 +241,8 @@ async def test_a_server_of_a_cluster_that_hangs(
     database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Reads of the ledgers of a server that hangs wait for it a few times, and with them whoever reads in that moment.
-    Then nobody waits, and the ledgers of the other servers are read out of them.
+    When a server of a cluster hangs, reads of its ledgers, and other reads at the same moment, wait for it a few times.
+    After that no read waits, and ledgers of the other servers are read from Redis.
     """
     monkeypatch.setattr(QUARANTINE, 0.0)
     cluster = OwnCluster(folder)
@@ -271,7 +273,7 @@ async def test_a_server_of_a_cluster_that_hangs(
             with hangs.frozen():
                 await until(others_hit)
                 async with asyncio.timeout(BOUND_SECONDS):
-                    # If each of them waited for the server, they would take twice as long.
+                    # If each read waited for the server, this would take twice as long.
                     for _ in range(2 * int(BOUND_SECONDS * 1_000) // DEADLINE_MS):
                         await hits()
     finally:
@@ -279,7 +281,7 @@ async def test_a_server_of_a_cluster_that_hangs(
 
 
 async def _out_of_the_cache(service: Service, client: Client) -> bool:
-    """Read an account and tell whether it came out of Redis."""
+    """Read an account and tell whether the answer came from Redis."""
     assert service.app is not None
     hits = service.app.counters.hits
     assert (await client.get("/v1/accounts/account-0")).status in (200, 404)

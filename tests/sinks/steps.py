@@ -1,4 +1,4 @@
-"""What tests of sinks do: set them up, post, publish, and compare what arrived with the feed."""
+"""Steps of sink tests: set sinks up, post, publish, and compare what arrived with the feed."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ from tests.support.postgres import administer
 from tests.support.service import Service, leader_books
 from tests.support.waiting import until
 
-# Seconds in which all arrives, brokers that are started anew included.
+# Seconds in which all events arrive, including restarts of brokers.
 ARRIVE_SECONDS = 60.0
 ACCOUNTS = ("alice", "bob", "carol", "dave")
 _names = itertools.count(1)
@@ -39,14 +39,14 @@ def new_name() -> str:
 
 
 async def sinks(service: Service, *words: str, code: int = 0) -> str:
-    """Run `tallystick sinks` and return what it says."""
+    """Run `tallystick sinks` and return its output."""
     end = await call("sinks", *words, database_url=service.database_url, redis_url=NO_REDIS)
     assert end.code == code, end
     return end.err if code else end.out
 
 
 async def status(service: Service, name: str) -> Any:
-    """Return what is said of a sink."""
+    """Return the status of a sink."""
     [found] = [row for row in orjson.loads(await sinks(service, "status", "--json")) if row["name"] == name]
     return found
 
@@ -60,7 +60,7 @@ class Publishing(NamedTuple):
     database_url: str
 
     async def settled(self, *names: str) -> None:
-        """Return when all that has committed has its position and these sinks have been sent it."""
+        """Return when every committed change has its position and these sinks have been sent it."""
         database = self.books.database
         sinks = Sinks(database)
 
@@ -76,7 +76,7 @@ class Publishing(NamedTuple):
         await until(sent, ARRIVE_SECONDS)
 
     async def events(self) -> dict[str, Event]:
-        """Return the whole feed of all ledgers by the ids of events."""
+        """Return the feeds of all ledgers, by the ids of events."""
         found: dict[str, Event] = {}
         for row in await self.books.database.read("ledger_list"):
             after, head = 0, 1
@@ -95,7 +95,7 @@ async def publishing(
     Relay and publish as a leader does.
 
     Args:
-        works: Whether it does; otherwise another process is watched.
+        works: Whether it runs them; if not, another process does.
     """
     async with leader_books(service) as books:
         publisher = SinkPublisher(books.database, books.feed, make=make)
@@ -109,7 +109,7 @@ async def publishing(
 
 
 async def opened(service: Service, ledger: str) -> Client:
-    """Return a client of a ledger with accounts that have money."""
+    """Return a client of a ledger with funded accounts."""
     client = await service.client(ledger)
     for account in ACCOUNTS:
         await client.fund(account, 1_000)
@@ -117,7 +117,7 @@ async def opened(service: Service, ledger: str) -> Client:
 
 
 async def post(client: Client, number: int = 20) -> None:
-    """Post transfers of several accounts, at once and in bulks."""
+    """Post transfers of several accounts, singly at once and in bulks."""
     pairs = list(itertools.permutations(ACCOUNTS, 2))
     items = [
         {"key": new_key(), "source": source, "destination": destination, "amount": 1, "currency": "EUR"}
@@ -129,7 +129,7 @@ async def post(client: Client, number: int = 20) -> None:
 
 
 async def every_type(client: Client) -> None:
-    """Let every type of event happen."""
+    """Cause an event of every type."""
     await post(client)
     assert (await client.transfer("alice", "nobody", 1)).status == 404
     hold, other, short = [
@@ -147,9 +147,9 @@ async def every_type(client: Client) -> None:
 
 def assert_arrived(received: Sequence[Received], events: dict[str, Event]) -> None:
     """
-    Fail unless every event arrived as the feed has it, those of an account in order.
+    Fail unless every event arrived as it is in the feed, and those of each account in order.
 
-    An event may arrive again; what counts is when it came first.
+    An event may arrive more than once; its first arrival counts.
     """
     found: dict[str, Received] = {}
     for message in received:
@@ -165,10 +165,10 @@ def assert_arrived(received: Sequence[Received], events: dict[str, Event]) -> No
 
 class Recorder:
     """
-    A sink of tests of what the publisher does, whatever the broker: keeps what it is sent.
+    A sink for tests of the publisher that need no broker: it keeps what it is sent.
 
     Args:
-        target: What its options name.
+        target: The topic that its options name.
     """
 
     def __init__(self, book: "Book", target: str) -> None:
@@ -180,7 +180,7 @@ class Recorder:
         self._book.opened += 1
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Take messages up to the first one that fails."""
+        """Accept messages up to the first one that fails."""
         self._book.batches[self._target].append(len(messages))
         for message in messages:
             if error := self._book.judge(self._target, message):
@@ -193,7 +193,7 @@ class Recorder:
 
 
 class Book:
-    """What recorders were sent, by the topics that sinks name; `judge` says which messages fail."""
+    """Keeps what recorders were sent, by the topics of the sinks; `judge` decides which messages fail."""
 
     def __init__(self, judge: Callable[[str, Message], Exception | None] = lambda _, __: None) -> None:
         self.judge = judge
@@ -203,9 +203,9 @@ class Book:
         self.closed = 0
 
     def make(self, options: Options) -> Sink:
-        """Return a recorder."""
+        """Make a recorder."""
         return Recorder(self, options.target.partition(" ")[0])
 
     def positions(self, topic: str, ledger: str) -> list[int]:
-        """Return the positions that arrived of a ledger."""
+        """Return the positions of a ledger that have arrived."""
         return [message.event.position for message in self.received[topic] if message.ledger == ledger]

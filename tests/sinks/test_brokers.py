@@ -1,4 +1,4 @@
-"""Real brokers: every event arrives, those of an account in order, whatever becomes of the broker meanwhile."""
+"""With real brokers, every event arrives, and those of an account in order, whatever happens to the broker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,12 +19,12 @@ from tests.support.brokers import SecuredKafka, received
 from tests.support.service import Service
 from tests.support.waiting import until
 
-# Seconds in which what is wrong is said.
+# Seconds in which an error must be reported.
 AWAY_SECONDS = 30.0
 
 
 async def begin(service: Service, broker: Broker, *words: str) -> str:
-    """Set up a sink that leads to a place of its own and begins with the first event; return its name."""
+    """Set up a sink with a topic or exchange of its own that begins with the first event; return its name."""
     name = new_name()
     await broker.prepare(name)
     begun = ("--name", name, "--from-position", "start")
@@ -33,13 +33,13 @@ async def begin(service: Service, broker: Broker, *words: str) -> str:
 
 
 async def fails(service: Service, name: str, text: str) -> bool:
-    """Return whether a sink is held up and the reason holds a text."""
+    """Return whether a sink is failing for a reason that contains the text."""
     found = await status(service, name)
     return bool(found["failing_since"] and text in (found["error"] or ""))
 
 
 async def test_every_type_arrives(own: Service, broker: Broker) -> None:
-    """From two ledgers, with the key and the headers that consumers choose by."""
+    """Events of every type arrive from two ledgers, with the key and the headers by which consumers select them."""
     name = await begin(own, broker)
     clients = [await opened(own, ledger) for ledger in ("one", "two")]
     async with publishing(own) as running:
@@ -66,7 +66,7 @@ async def test_every_type_arrives(own: Service, broker: Broker) -> None:
 
 
 async def test_the_broker_goes_and_comes_back(own: Service, broker: Broker, impatient: None) -> None:
-    """Nothing is lost and nothing overtakes; meanwhile postings go on, and the reason is told."""
+    """While a broker is away, postings go on and the reason is shown; afterwards all events arrive in order."""
     name = await begin(own, broker)
     client = await opened(own, "books")
     async with publishing(own) as running:
@@ -85,7 +85,7 @@ async def test_the_broker_goes_and_comes_back(own: Service, broker: Broker, impa
 
 
 async def test_two_at_once(own: Service, broker: Broker) -> None:
-    """As when a leader thaws: what arrives twice is the same, and it is still in order."""
+    """If two leaders publish, as after one was frozen, events that arrive twice are equal, and the order is kept."""
     name = await begin(own, broker)
     client = await opened(own, "books")
     async with publishing(own) as running, publishing(own):
@@ -96,7 +96,10 @@ async def test_two_at_once(own: Service, broker: Broker) -> None:
 
 
 async def test_an_event_that_is_too_large(own: Service, broker: Broker) -> None:
-    """It halts the sink, which says which it is; what precedes it has arrived, and its account waits."""
+    """
+    An event that is too large halts the sink, which names it: earlier events have arrived, and its account's others
+    wait.
+    """
     name = await begin(own, broker)
     client = await opened(own, "books")
     await post(client)
@@ -117,7 +120,7 @@ async def test_an_event_that_is_too_large(own: Service, broker: Broker) -> None:
         arrived = {message.event["id"] for message in await received(broker, name)}
         assert before <= arrived
         assert not arrived & {id_ for id_, event in events.items() if event.account == "large"}
-        # It is not taken now either.
+        # A resumed sink is refused the event again.
         await sinks(own, "resume", name)
         await until(halted, AWAY_SECONDS)
         found = await status(own, name)
@@ -159,10 +162,11 @@ async def assert_found_wrong(
     service: Service, broker: Broker, folder: Path, wrong: dict[str, tuple[list[str], str]], places: dict[str, str]
 ) -> dict[str, str]:
     """
-    Set up sinks of which all but one are wrong, and fail unless each says why and the good one is sent all.
+    Set up one good sink and several wrong ones; fail unless each wrong one says why and the good one is sent
+    everything.
 
     Returns:
-        The names of the wrong ones, by what is wrong.
+        The names of the wrong sinks, by what is wrong.
     """
     (folder / "wrong").write_text("not the password")
     good = await begin(service, broker)
@@ -184,7 +188,7 @@ async def assert_found_wrong(
 
 
 async def test_kafka_set_up_wrong(own: Service, kafka: SecuredKafka, tmp_path: Path, impatient: None) -> None:
-    """Each sink says what is wrong with it and holds up no other; what is put right goes on by itself."""
+    """Each sink reports its own mistake and delays no other; once it is corrected, the sink goes on by itself."""
     secure = ("--bootstrap", f"127.0.0.1:{kafka.secure_port}")
     wrong = {
         case: ([*(secure if "--sasl" in words else ()), *words], text) for case, (words, text) in WRONG_KAFKA.items()
@@ -202,7 +206,7 @@ async def test_kafka_set_up_wrong(own: Service, kafka: SecuredKafka, tmp_path: P
 
 
 async def test_rabbitmq_set_up_wrong(own: Service, rabbitmq: RabbitMQ, tmp_path: Path, impatient: None) -> None:
-    """Each sink says what is wrong with it and holds up no other; what is put right goes on by itself."""
+    """Each sink reports its own mistake and delays no other; once it is corrected, the sink goes on by itself."""
     unbound, full = new_name(), new_name()
     await rabbitmq.prepare(unbound, "*.transfer.posted")
     await rabbitmq.prepare(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
@@ -214,13 +218,13 @@ async def test_rabbitmq_set_up_wrong(own: Service, rabbitmq: RabbitMQ, tmp_path:
     async with publishing(own) as running:
         await running.settled(names["nobody is bound"], names["a wrong password"])
         events = await running.events()
-    # The first event was held back, and all behind it, though a queue was bound for some of them.
+    # The first event and all after it were held back, even though a queue was bound for some of them.
     assert_arrived(await received(rabbitmq, unbound), events)
     assert_arrived(await received(rabbitmq, names["a wrong password"]), events)
 
 
 async def test_nothing_overtakes_what_nobody_takes(own: Service, rabbitmq: RabbitMQ) -> None:
-    """An event that leads to no queue holds back those of its account, though they were read together with it."""
+    """An event that no queue accepts holds back the later ones of its account, even those of the same batch."""
     name = new_name()
     for binding in ("*.account.created", "*.transfer.posted"):
         await rabbitmq.prepare(name, binding)
@@ -241,17 +245,17 @@ async def test_nothing_overtakes_what_nobody_takes(own: Service, rabbitmq: Rabbi
     assert_arrived(await received(rabbitmq, name), events)
 
 
-# Bytes that have gone on to the broker when its queue is bound again: a few events.
+# Bytes that the broker has received when its queue is bound again: a few events.
 GONE_BYTES = 4_096
 
 
 @asynccontextmanager
 async def unbound_for_a_moment(broker: RabbitMQ, name: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """
-    Stand before a broker, and once the event is set unbind the queue of an exchange before what arrives next goes on.
+    Run a proxy to the broker. Once the event is set, it unbinds the exchange's queue before it forwards the next data.
 
-    When the broker has returned a message, the queue is bound, what has arrived meanwhile goes on, and only then the
-    sender hears of it.
+    When the broker has returned a message, the proxy binds the queue, forwards the data that came in between, and only
+    then forwards the return to the sender.
     """
     armed, returned, bound = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -292,7 +296,7 @@ async def unbound_for_a_moment(broker: RabbitMQ, name: str) -> AsyncIterator[tup
 
 
 async def test_a_queue_that_is_unbound_for_a_moment(own: Service, rabbitmq: RabbitMQ) -> None:
-    """An event that comes back is overtaken by none of its account, though a queue is bound again already."""
+    """No later event of its account overtakes a returned event, even if a queue is bound again by then."""
     name = new_name()
     await rabbitmq.prepare(name)
     client = await opened(own, "books")
@@ -312,7 +316,7 @@ async def test_a_queue_that_is_unbound_for_a_moment(own: Service, rabbitmq: Rabb
             await sink.close()
 
     async with unbound_for_a_moment(rabbitmq, name) as (url, armed), connected(url) as sink:
-        # Both routing keys have led to the queue.
+        # Until then, both routing keys lead to the queue.
         await sink.send(messages[:5])
         armed.set()
         with pytest.raises(AwayError, match="no queue is bound"):

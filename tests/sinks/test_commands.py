@@ -1,4 +1,4 @@
-"""`tallystick sinks`: what is refused and why, and what is shown."""
+"""`tallystick sinks`: what it refuses and why, and what it shows."""
 
 import orjson
 import pytest
@@ -44,7 +44,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "text"), REFUSED)
 async def test_refused(own: Service, words: tuple[str, ...], text: str) -> None:
-    """It is said why, without what may be a secret, and nothing is made."""
+    """A refusal says why, shows no possible secret, and makes no sink."""
     said = await sinks(own, *words, code=2)
     assert text in said
     assert SECRET not in said
@@ -52,7 +52,7 @@ async def test_refused(own: Service, words: tuple[str, ...], text: str) -> None:
 
 
 async def test_shown(own: Service) -> None:
-    """Lists and states as a person and as a program read them; of a password its place alone."""
+    """Lists and states are shown for people and for programs; of a password only where it is kept."""
     await make_key(own.database_url, "books")
     await sinks(own, *RABBIT, "--name", "rabbit", "--ledger", "books")
     await sinks(own, *KAFKA, "--tls", "--sasl", "PLAIN", "--username", "me", "--password-env", "P", "--name", "kafka")
@@ -97,7 +97,7 @@ async def test_shown(own: Service) -> None:
 
 
 async def test_no_more_than_can_be_served(own: Service) -> None:
-    """Their number is bounded."""
+    """There can be only so many sinks."""
     await administer(
         own.database_url,
         "INSERT INTO tallystick.sinks (name, kind, options)"
@@ -108,7 +108,7 @@ async def test_no_more_than_can_be_served(own: Service) -> None:
 
 
 async def test_before_the_migration(postgres_url: str) -> None:
-    """A database without a schema is said to have none."""
+    """For a database without a schema, the command says to run `migrate`."""
     end = await call("sinks", "list", database_url=postgres_url, redis_url=NO_REDIS)
     assert end.code == 2
     assert "run `tallystick migrate`" in end.err

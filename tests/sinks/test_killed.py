@@ -1,4 +1,4 @@
-"""The background process killed with -9 between a batch, its confirmation and the note of it: all arrives, in order."""
+"""If the background process is killed between a batch, its confirmation and its storage, all events arrive in order."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ FAILPOINTS = ("sinks.before_batch", "sinks.confirmed", "sinks.stored")
 
 
 async def test_killed(own: Service, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    """Whatever was confirmed and not noted is sent again, and nothing is left out."""
+    """Events that were confirmed but whose position was not stored are sent again, and none is left out."""
     name = new_name()
     await rabbitmq.prepare(name)
     await sinks(own, "create", "rabbitmq", "--name", name, "--from-position", "start", *rabbitmq.target(name))

@@ -1,4 +1,4 @@
-"""What the publisher does, whatever the broker: who is sent what, from where, and how it goes on after an error."""
+"""The publisher with any broker: which events a sink gets, from which position, and how it goes on after an error."""
 
 from itertools import pairwise
 
@@ -14,17 +14,17 @@ from tests.support.waiting import until
 
 
 async def create(service: Service, name: str, *words: str) -> None:
-    """Set up a sink of a recorder."""
+    """Set up a sink that sends to a recorder."""
     await sinks(service, "create", "kafka", "--name", name, "--bootstrap", "nowhere:1", "--topic", name, *words)
 
 
 def upto(number: int) -> list[int]:
-    """Return the first positions."""
+    """Return the positions up to this number."""
     return list(range(1, number + 1))
 
 
 async def test_who_is_sent_what(own: Service) -> None:
-    """Of all ledgers or of one, from the first event or from the next."""
+    """A sink gets the events of all ledgers or of one, from the first event or from the next."""
     book = Book()
     one, two = await opened(own, "one"), await opened(own, "two")
     async with publishing(own, book.make) as running:
@@ -43,7 +43,7 @@ async def test_who_is_sent_what(own: Service) -> None:
         assert book.positions("old", ledger) == upto(head + 5)
     assert book.positions("new", "one") == book.positions("new-of-one", "one") == upto(heads[0] + 5)[heads[0] :]
     assert book.positions("new", "two") == upto(heads[1] + 5)[heads[1] :]
-    # A ledger that is made later begins with its first event.
+    # In a ledger that is made later, it begins with the first event.
     assert book.positions("new", "three") == book.positions("old", "three") == upto(last)
     assert {message.ledger for message in book.received["new-of-one"]} == {"one"}
     assert book.positions("old-of-two", "two") == upto(heads[1] + 5)
@@ -52,8 +52,8 @@ async def test_who_is_sent_what(own: Service) -> None:
 
 async def test_paused_and_removed(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A paused sink keeps its place; one that is removed is forgotten, with its numbers, and another one of its name
-    begins anew.
+    A paused sink keeps its position. A removed sink is forgotten, with its metrics, and a new one with its name begins
+    anew.
     """
     monkeypatch.setattr(publisher, "LOOK_SECONDS", 0.02)
     book = Book()
@@ -84,7 +84,7 @@ async def test_paused_and_removed(own: Service, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_the_event_that_is_refused(own: Service) -> None:
-    """It is found among those of its batch: all before it arrive, and nothing behind it in any ledger."""
+    """A refused event is found in its batch: all events before it arrive, and none after it in any ledger."""
     refused: set[str] = set()
     book = Book(lambda _, message: RefusedError("never") if message.id in refused else None)
     client = await opened(own, "books")
@@ -114,7 +114,7 @@ async def test_the_event_that_is_refused(own: Service) -> None:
 
 
 async def test_one_that_is_away_holds_up_nobody(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others get everything meanwhile; it is tried again with one event, and then with more and more."""
+    """A sink that is away delays no other; it is retried with one event, and then with more and more."""
     monkeypatch.setattr(module, "PAUSE_FIRST_SECONDS", 0.05)
     monkeypatch.setattr(module, "PAUSE_MAX_SECONDS", 0.05)
     away = True
@@ -141,7 +141,9 @@ async def test_one_that_is_away_holds_up_nobody(own: Service, monkeypatch: pytes
 
 
 async def test_what_was_not_noted_is_sent_again(own: Service) -> None:
-    """Whoever leads next goes on from what was stored; so does a ledger in the middle of its batch."""
+    """
+    A new leader goes on from the stored positions, and after an error a ledger goes on in the middle of its batch.
+    """
     book = Book(lambda _, message: AwayError("cut off") if message.event.position == 30 and not seen(message) else None)
     tried: set[str] = set()
 
@@ -159,7 +161,7 @@ async def test_what_was_not_noted_is_sent_again(own: Service) -> None:
     firsts = list(dict.fromkeys(arrived))
     assert firsts == upto(firsts[-1])
     assert len(arrived) > len(firsts)
-    # The batch that failed was a large one, and is followed by a single event.
+    # A large batch failed, and the next one has a single event.
     sizes = book.batches["sink"]
     assert next(after for size, after in pairwise(sizes) if after < size > 2) == 1
     async with publishing(own, book.make) as running:
@@ -169,7 +171,7 @@ async def test_what_was_not_noted_is_sent_again(own: Service) -> None:
 
 
 async def test_large_events_are_sent_in_small_batches(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch is bounded in bytes too, and goes on where it was cut."""
+    """A batch is also limited in bytes, and the next one goes on where it was cut."""
     monkeypatch.setattr(module, "BYTES_MAX", 2_000)
     book = Book()
     client = await opened(own, "books")
@@ -183,7 +185,7 @@ async def test_large_events_are_sent_in_small_batches(own: Service, monkeypatch:
 
 
 async def test_many_ledgers_take_turns(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is far behind delays no other."""
+    """A ledger that is far behind delays no other."""
     monkeypatch.setattr(module, "EVENTS_MAX", 8)
     monkeypatch.setattr(module, "LEDGERS_MAX", 4)
     book = Book()
@@ -202,7 +204,7 @@ async def test_many_ledgers_take_turns(own: Service, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_fault_is_tried_again(own: Service, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of the program ends no sink."""
+    """An internal error does not end a sink: it is logged and the batch is sent again."""
     faults = [ZeroDivisionError()]
     book = Book(lambda _, __: faults.pop() if faults else None)
     await opened(own, "books")
@@ -213,7 +215,7 @@ async def test_a_fault_is_tried_again(own: Service, caplog: pytest.LogCaptureFix
 
 
 def test_pauses() -> None:
-    """They begin short, grow, and have an end."""
+    """Pauses begin short and grow to a maximum."""
     pauses = [pause_seconds(failures) for failures in range(1, 100)]
     assert pauses[0] == PAUSE_FIRST_SECONDS
     assert pauses == sorted(pauses)

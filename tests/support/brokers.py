@@ -1,4 +1,4 @@
-"""Apache Kafka and RabbitMQ in tests: started where they are installed, and read from their first message on."""
+"""Starts Apache Kafka and RabbitMQ for tests where they are installed, and reads all their messages."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -16,7 +16,7 @@ B = TypeVar("B", bound=Broker)
 
 
 class Received(NamedTuple):
-    """A message as a consumer gets it; `key` is the key of Kafka, or the routing key of RabbitMQ."""
+    """A message as a consumer gets it; `key` is Kafka's key or RabbitMQ's routing key."""
 
     key: str | None
     headers: Mapping[str, Any]
@@ -24,7 +24,7 @@ class Received(NamedTuple):
 
     @property
     def event(self) -> Any:
-        """What it tells."""
+        """The decoded event in its body."""
         return json.loads(self.body)
 
 
@@ -49,7 +49,7 @@ user_{username}="{password}";
 
 @asynccontextmanager
 async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
-    """Run a broker, or leave the test out where it is not installed; in CI fail."""
+    """Run a broker. If it is not installed, skip the test, but fail in CI."""
     if reason := kind.missing():
         leave_out(reason)
     broker = kind(folder / kind.kind, folder / f"{kind.kind}.log")
@@ -61,7 +61,7 @@ async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
 
 
 async def received(broker: Broker, name: str) -> list[Received]:
-    """Return all that has arrived at a place, of each key in the order of its arrival; it stays there."""
+    """Return all messages of a topic or queue, those of each key in the order of arrival; they stay there."""
     match broker:
         case Kafka():
             return await _in_topic(broker, name)
@@ -83,7 +83,7 @@ async def _in_topic(broker: Kafka, name: str) -> list[Received]:
 
 async def _in_queue(broker: RabbitMQ, name: str) -> list[Received]:
     found: list[Received] = []
-    # What is not acknowledged goes back in its order.
+    # Messages that are not acknowledged go back to the queue in their order.
     async with await aio_pika.connect(broker.url) as connection:
         queue = await (await connection.channel()).get_queue(name)
         while message := await queue.get(fail=False):

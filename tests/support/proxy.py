@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres' socket that can lose what passes through it."""
+"""A proxy in front of Postgres' socket that can lose data."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ class CountingProxy(plain.Proxy):
     Forwards connections to a unix socket.
 
     Attributes:
-        accepted: Connections that have come.
+        accepted: Number of connections that it has accepted.
     """
 
     def __init__(self, target: Path) -> None:
@@ -30,7 +30,7 @@ class CountingProxy(plain.Proxy):
 
     @asynccontextmanager
     async def behind(self, server: asyncio.AbstractServer) -> AsyncIterator[None]:
-        """Have what serves the connections of a server; all of them end with the body."""
+        """Serve the connections of a server; all of them end with the body."""
         try:
             yield
         finally:
@@ -42,15 +42,15 @@ class CountingProxy(plain.Proxy):
 
 class Proxy(CountingProxy):
     """
-    Forwards Postgres' connections.
+    Forwards connections to Postgres.
 
     Attributes:
-        cut_at: Bytes that, once a client has sent them, doom its connection: they are forwarded, the server's reply
-            to them is awaited and dropped, and the connection is cut.
+        cut_at: Bytes that a client sends before its connection is cut: they are forwarded, and once the server replies
+            to them, the reply is dropped and the connection is cut.
 
-        cuts_left: Connections that may still be cut this way.
+        cuts_left: How many connections may still be cut this way.
 
-        refuse_after_cut: New connections are closed at once after a connection was cut.
+        refuse_after_cut: Whether new connections are closed at once after a connection was cut.
     """
 
     def __init__(self, target: Path) -> None:
@@ -60,17 +60,17 @@ class Proxy(CountingProxy):
         self._doomed: set[object] = set()
 
     def hang(self) -> None:
-        """Let nothing through from now on, in either direction, and say nothing."""
+        """Silently let nothing through from now on, in either direction."""
         self.clog()
 
     def heal(self) -> None:
-        """Let everything through again, what was held back first."""
+        """Let everything through again; what was held back comes first."""
         self.refuse_after_cut = False
         self.cut_at: bytes | None = None
         super().heal()
 
     def delay(self, seconds: float) -> None:
-        """Hold every piece back for some time."""
+        """Delay every piece, in both directions."""
         self.clog(requests=True, replies=True, delay_seconds=seconds)
 
     async def passed(self, data: bytes, client: object, is_reply: bool) -> Sequence[bytes | None]:

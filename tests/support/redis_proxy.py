@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that counts what comes and spoils what goes back."""
+"""A proxy in front of Redis that records requests and can alter replies."""
 
 import asyncio
 import ssl
@@ -11,15 +11,15 @@ from tests.support.proxy import CountingProxy
 
 class RedisProxy(CountingProxy):
     """
-    Forwards Redis' connections.
+    Forwards connections to Redis.
 
     Attributes:
-        pieces: What clients sent, one entry a read.
+        pieces: What clients sent, one entry for each read.
 
-        spoil: Takes a piece of the server's, returns what the client gets instead; None cuts the connection behind
-            what was passed on before.
+        spoil: Takes a piece of a reply and returns what the client gets instead; at None, the connection is cut after
+            the pieces before it.
 
-        delay_seconds: For which every piece of the server's is held back.
+        delay_seconds: How long every piece of a reply is held back.
     """
 
     CHUNK_BYTES = 1_048_576
@@ -31,7 +31,7 @@ class RedisProxy(CountingProxy):
         self._writers: set[asyncio.StreamWriter] = set()
 
     def say(self, unasked: bytes) -> None:
-        """Send something to every client that has not asked for it."""
+        """Send bytes that answer no request to every client."""
         for writer in self._writers:
             writer.write(unasked)
 
@@ -55,7 +55,7 @@ class RedisProxy(CountingProxy):
 async def redis_proxied(
     target: Path, *, port: int = 0, secure: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[RedisProxy, int]]:
-    """Put a proxy on a TCP port, with TLS when told, before a server's socket; yield it and its port."""
+    """Put a proxy on a TCP port, with TLS if *secure* is given, before a server's socket; yield it and its port."""
     proxy = RedisProxy(target)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", port, ssl=secure, limit=proxy.CHUNK_BYTES)
     async with proxy.behind(server):

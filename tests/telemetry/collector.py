@@ -1,4 +1,4 @@
-"""A collector of traces that keeps what it is sent."""
+"""A collector of traces that keeps what it receives."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,14 +13,14 @@ from tests.support.listening import end
 
 class Collector:
     """
-    What it was sent.
+    Receives traces and keeps them.
 
     Attributes:
-        url: Its address, as the setting has it.
+        url: Its address, in the form of the setting.
 
-        status: What it answers.
+        status: The status of its answers.
 
-        open: Unset, it takes requests and never answers them.
+        open: While it is not set, requests are accepted and never answered.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Collector:
 
     @property
     def spans(self) -> list[Span]:
-        """All spans, in the order in which they came."""
+        """All spans, in the order of their arrival."""
         return [
             span
             for body in self.bodies
@@ -43,7 +43,7 @@ class Collector:
 
     @property
     def resources(self) -> set[tuple[str, str]]:
-        """What all senders said of themselves."""
+        """The resource attributes of all senders."""
         return {
             (attribute.key, attribute.value.string_value)
             for body in self.bodies
@@ -52,7 +52,7 @@ class Collector:
         }
 
     async def take(self, request: web.Request) -> web.Response:
-        """Take a batch."""
+        """Receive a batch."""
         body = await request.read()
         await self.open.wait()
         if self.status == 200:
@@ -62,7 +62,7 @@ class Collector:
 
 @asynccontextmanager
 async def collecting() -> AsyncIterator[Collector]:
-    """Run one."""
+    """Run a collector."""
     collector = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", collector.take)

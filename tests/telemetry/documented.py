@@ -1,4 +1,4 @@
-"""What docs/reference/metrics.md says, and what a server says at /metrics."""
+"""Reads the metrics in docs/reference/metrics.md, and those of a server's /metrics."""
 
 import re
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ _LABEL = re.compile(r"`(?P<name>\w+)`(?:: (?P<values>[^;]*))?")
 
 
 class Row(NamedTuple):
-    """A line of the table: type, and the values of each label as they are described."""
+    """A line of the table: the type, and the described values of each label."""
 
     kind: str
     labels: Mapping[str, str]
 
 
 def rows() -> dict[str, Row]:
-    """Return the lines of the table by the metric's name."""
+    """Return the lines of the table by the metrics' names."""
     text = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     found = {
         match["name"]: Row(
@@ -39,14 +39,14 @@ def rows() -> dict[str, Row]:
 
 
 class Series(NamedTuple):
-    """A series without its value; of a histogram all buckets are one."""
+    """A series without its value; all buckets of a histogram count as one."""
 
     metric: str
     labels: tuple[tuple[str, str], ...]
 
 
 def series(text: str) -> dict[Series, float]:
-    """Return the series of a page in the text format and their values; of a histogram, the number of values."""
+    """Return the series of a page in the text format with their values; for a histogram, the number of observations."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -1,10 +1,10 @@
-"""A light look at PromQL: brackets, and every name in it."""
+"""A simple parser for PromQL that checks brackets and finds names."""
 
 import re
 from typing import NamedTuple
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-# A duration, a variable of a dashboard, a number.
+# A duration, a variable of a dashboard, or a number.
 _LITERAL = re.compile(r"\[[^\]]*\]|\$__?\w+|\b\d[\w.]*")
 _NAME = re.compile(r"[a-zA-Z_][\w:]*")
 _MATCHER = re.compile(r"([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)\s*\"\"")
@@ -17,7 +17,7 @@ WORDS = {
 
 
 class Names(NamedTuple):
-    """The names in an expression: of series, and of labels."""
+    """The names of series and of labels in an expression."""
 
     series: set[str]
     labels: set[str]
@@ -28,7 +28,7 @@ def names(expression: str) -> Names:
     Return the names in an expression.
 
     Raises:
-        ValueError: Its brackets do not match, or a string is not ended.
+        ValueError: Its brackets do not match, or a string has no end.
     """
     bare = _STRING.sub('""', expression)
     if bare.count('"') % 2:

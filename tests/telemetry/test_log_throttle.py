@@ -1,4 +1,4 @@
-"""Lines that requests cause: one a request at most, statements by their names, and a bounded number of both."""
+"""Log lines that requests cause: at most one for each request and statement, and a limited number a second."""
 
 import asyncio
 import logging
@@ -20,12 +20,12 @@ SLOW_MS = 50
 
 
 def fields(caplog: pytest.LogCaptureFixture, name: str) -> list[Mapping[str, Any]]:
-    """Return what the lines of a logger say besides their text."""
+    """Return the structured fields of a logger's lines."""
     return [record.fields for record in caplog.records if record.name == name]  # type: ignore[attr-defined]
 
 
 def test_lines_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """A second has so many lines; the first of a later one says how many were left out."""
+    """The lines of each second are limited; the first line after that says how many were left out."""
     throttle = LogThrottle(logging.getLogger("lines"), "line")
     with caplog.at_level(logging.INFO):
         for now in (1.0,) * (LINES_PER_SECOND_MAX + 7) + (2.0, 2.5):
@@ -39,7 +39,7 @@ def test_lines_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_quick_statements_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Only what took longer than the bound is, with what is known of it."""
+    """Only statements slower than the bound are logged, with their known details."""
     with caplog.at_level(logging.INFO):
         Statements(1e6).ended("quick", 0.0)
         Statements(0.0).ended("slow", 0.0, items=3)
@@ -49,7 +49,7 @@ def test_quick_statements_are_not_told(caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_a_slow_posting(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A batch that waits for a lock is one line by the name of its statement, and its request another."""
+    """A slow batch has one line with the name of its statement, and its request has another."""
     async with in_process(database_url, slow_ms=SLOW_MS) as service:
         client = await service.client("slow")
         await client.open("world", floor=None)
@@ -76,7 +76,7 @@ def _transfer() -> dict[str, object]:
 
 
 async def test_a_sample(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Every third request is a line, whatever became of it, and none is two."""
+    """Every third request has exactly one line, whatever its outcome."""
     async with in_process(database_url, log_sample=3) as service:
         client = await service.client("sampled")
         with caplog.at_level(logging.INFO):

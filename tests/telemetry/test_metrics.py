@@ -1,4 +1,4 @@
-"""Metrics: all of them are documented, and there are no more series than the program has routes and codes."""
+"""All metrics are documented, and the number of series depends only on the program's routes and codes."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 from tests.telemetry.documented import ALL, Series, rows, series
 
-# Requests of each kind whose callers make everything up.
+# Requests of each kind in which the caller invents everything.
 MADE_UP = 100
 
 
@@ -30,7 +30,9 @@ MADE_UP = 100
 async def server(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
-    """A server with one worker and a background process. A test leaves it with nothing that is still to be counted."""
+    """
+    A server with one worker and a background process. A test must leave nothing on it that is still to be counted.
+    """
     database_url = await create_database(template)
     variables = {"TALLYSTICK_BACKGROUND": "true"}
     process = ServerProcess(database_url, tmp_path_factory.mktemp("metrics") / "log", variables, redis_url)
@@ -43,14 +45,14 @@ async def server(
 
 
 async def scraped(server: ServerProcess) -> dict[Series, float]:
-    """Return what the admin port says."""
+    """Return the series of the admin port."""
     async with aiohttp.ClientSession() as session, session.get(f"{server.admin_url}/metrics") as response:
         assert response.status == 200
         return series(await response.text())
 
 
 async def until_counted(server: ServerProcess, number: int) -> dict[Series, float]:
-    """Return all series once as many requests have been counted, but for those that ask for health."""
+    """Return all series once so many requests have been counted, apart from health checks."""
     found: dict[Series, float] = {}
 
     async def all_there() -> bool:
@@ -72,7 +74,7 @@ def _requests(found: dict[Series, float]) -> int:
 
 
 def test_all_metrics_are_documented() -> None:
-    """The table has exactly the metrics that there are, with their types and labels."""
+    """The table has exactly the existing metrics, with their types and labels."""
     assert {name: (row.kind, tuple(row.labels)) for name, row in rows().items()} == {
         name: (metric.kind, metric.labels) for name, metric in ALL.items()
     }
@@ -98,7 +100,7 @@ def assert_documented(found: dict[Series, float]) -> None:
 
 
 async def made_up(client: Client, start: int) -> int:
-    """Send requests whose method, path, header fields, ids and bodies occur only once; return how many."""
+    """Send requests whose method, path, header fields, ids and bodies are all new; return how many."""
     assert client.token is not None
     sent = 0
     for number in range(start, start + MADE_UP):
@@ -119,7 +121,7 @@ async def made_up(client: Client, start: int) -> int:
 
 
 async def test_callers_add_no_series(server: ServerProcess) -> None:
-    """However many methods, paths, header fields and accounts callers make up, the series stay the same."""
+    """Invented methods, paths, header fields and accounts add no series."""
     token = await make_key(server.database_url, "callers")
     counted = _requests(await scraped(server))
     async with aiohttp.ClientSession() as session:
@@ -131,7 +133,7 @@ async def test_callers_add_no_series(server: ServerProcess) -> None:
         after = await until_counted(server, sent)
     assert_documented(after)
     hot = "tallystick_hot_account_transfers"
-    # They are told once in ten seconds, and always of as many ranks.
+    # They are reported every ten seconds, always with the same number of ranks.
     kept = [{found for found in told if found.metric != hot} for told in (before, after)]
     assert kept[0] == kept[1]
     # There are no sinks.
@@ -145,13 +147,13 @@ async def test_callers_add_no_series(server: ServerProcess) -> None:
 
 
 async def opened(server: ServerProcess, token: str, account: str) -> None:
-    """Open an account by the one request of a connection: no worker waits for its client to go."""
+    """Open an account on a connection that is then closed, so that a draining worker does not wait for its client."""
     async with aiohttp.ClientSession() as session:
         assert (await Client(session, server.url, token).open(account)).status == 201
 
 
 async def test_numbers_outlive_workers(server: ServerProcess) -> None:
-    """What a worker counted stays when it dies or is swapped; what it said of the moment goes."""
+    """A worker's counters stay after it dies or is swapped, and its gauges disappear."""
     token = await make_key(server.database_url, "outlived")
     restarts = Series("tallystick_worker_restarts_total", ())
     first = await scraped(server)
@@ -167,7 +169,7 @@ async def test_numbers_outlive_workers(server: ServerProcess) -> None:
     assert found[restarts] == first[restarts] + 1
     assert found[Series("tallystick_workers", (("state", "serving"),))] == 1
     assert found[Series("tallystick_workers", (("state", "draining"),))] == 0
-    # By a worker that is about to end.
+    # The worker that counts it is about to end.
     await opened(server, token, "carol")
     server.kill(signal.SIGHUP)
     await until(lambda: "workers were swapped" in server.log_text())
@@ -179,7 +181,10 @@ async def test_numbers_outlive_workers(server: ServerProcess) -> None:
 
 
 async def test_a_worker_that_hangs(server: ServerProcess) -> None:
-    """A scrape does not wait for it: what it last reported stays, and for how long it has been silent is said."""
+    """
+    A scrape does not wait for a worker that hangs: it shows the worker's last report, and for how long it has been
+    silent.
+    """
     counted = _requests(await scraped(server))
     await opened(server, await make_key(server.database_url, "hanging"), "alice")
     await until_counted(server, counted + 1)
@@ -195,7 +200,7 @@ async def test_a_worker_that_hangs(server: ServerProcess) -> None:
     try:
         await until(partial(silent, 2.5, 60.0))
     finally:
-        # It may have been killed for it.
+        # The supervisor may have killed it because it hung.
         with contextlib.suppress(ProcessLookupError):
             os.kill(hanging, signal.SIGCONT)
     await until(partial(silent, 0.0, 1.5))
@@ -210,7 +215,7 @@ def _flat(found: dict[Series, float]) -> Counter[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells what a process uses")
 async def test_what_a_worker_uses(server: ServerProcess) -> None:
-    """Processor time and memory of each worker are told, by its slot."""
+    """CPU time and memory of each worker are reported by its slot."""
     found = await scraped(server)
     slot = (("slot", "1"),)
     assert found[Series("tallystick_worker_cpu_seconds_total", slot)] > 0

@@ -1,4 +1,4 @@
-"""Rules and dashboard name only what a server says, and every alert has its paragraph for the night."""
+"""Rules and dashboard use only existing series, and every alert has its paragraph in the documentation."""
 
 import json
 import re
@@ -18,13 +18,13 @@ RULES: list[dict[str, Any]] = [
 ]
 ALERTS = [rule for rule in RULES if "alert" in rule]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
-# What Prometheus adds to every series, and what it says of a server itself.
+# The labels that Prometheus adds to every series, and its own series about a server.
 ADDED = {"job", "instance"}
 UP = "up"
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Return all expressions, and where they are."""
+    """Return all expressions, each with its place."""
     for rule in RULES:
         yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in DASHBOARD["panels"]:
@@ -33,7 +33,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def series_of_metrics() -> dict[str, set[str]]:
-    """Return the names under which there are series, and their labels."""
+    """Return the names of all series, with their labels."""
     found: dict[str, set[str]] = {UP: set()}
     for name, metric in ALL.items():
         if metric.kind != "histogram":
@@ -49,7 +49,7 @@ def series_of_metrics() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
 def test_only_what_there_is(where: str, expression: str) -> None:
-    """Every series and label of an expression exists."""
+    """Every series and label in an expression exists."""
     known = series_of_metrics()
     found = names(expression)
     assert found.series
@@ -66,25 +66,25 @@ def test_only_what_there_is(where: str, expression: str) -> None:
     ],
 )
 def test_names(expression: str, series: set[str], labels: set[str]) -> None:
-    """The look at expressions sees what there is."""
+    """The parser finds the series and labels in an expression."""
     assert names(expression) == (series, labels)
 
 
 @pytest.mark.parametrize("expression", ["sum(a", "sum(a))", "a{b]", 'a{b="c}'])
 def test_what_is_not_balanced(expression: str) -> None:
-    """It sees what is not."""
+    """The parser refuses expressions whose brackets or strings do not match."""
     with pytest.raises(ValueError, match=r"match|ended"):
         names(expression)
 
 
 def test_every_metric_is_shown() -> None:
-    """The dashboard has all metrics."""
+    """The dashboard shows all metrics."""
     shown = " ".join(expression for _, expression in expressions())
     assert [name for name in ALL if name not in shown] == []
 
 
 def test_alerts_are_whole() -> None:
-    """Each has a severity, a summary and a paragraph in docs/how-to/alerts.md, and there is no paragraph more."""
+    """Each alert has a severity, a summary and a paragraph in docs/how-to/alerts.md, which has no others."""
     text = (ROOT / "docs" / "how-to" / "alerts.md").read_text()
     paragraphs = re.findall(r"^## (Tallystick\w+)\n\n\S", text, re.MULTILINE)
     assert [alert["alert"] for alert in ALERTS] == paragraphs
@@ -99,7 +99,7 @@ def test_alerts_are_whole() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Every link from one paragraph to another has its heading."""
+    """Every link to a paragraph has its heading."""
     text = (ROOT / "docs" / "how-to" / "alerts.md").read_text()
     headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
     assert {anchor for anchor in re.findall(r"\]\(#([\w-]+)\)", text) if anchor not in headings} == set()
@@ -108,7 +108,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_panels_do_not_overlap() -> None:
-    """Ids and places on the dashboard are there once."""
+    """Ids and positions on the dashboard are unique."""
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
     assert len(set(places)) == len(places)
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)

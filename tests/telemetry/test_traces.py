@@ -1,4 +1,4 @@
-"""Traces: spans of the requests that are sampled, and no harm from a collector that is not there."""
+"""Sampled requests have spans, and a collector that is away does no harm."""
 
 import logging
 import subprocess
@@ -21,19 +21,19 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE}-{SPAN}-01"
 NOT_SAMPLED = f"00-{TRACE}-{SPAN}-00"
-# Nobody listens there.
+# No server listens there.
 NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    """As `configure_logs` has it; the thread that sends may outlive its test for a moment."""
+    """Quiet as in `configure_logs`, because the sending thread may outlive its test for a moment."""
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
-    """One that takes all it is sent."""
+    """A collector that accepts everything."""
     async with collecting() as running:
         yield running
 
@@ -56,12 +56,15 @@ async def collector() -> AsyncIterator[Collector]:
     ],
 )
 def test_traceparent(text: str, parent: Parent | None) -> None:
-    """What is malformed begins a trace of its own."""
+    """A malformed traceparent is ignored."""
     assert read_traceparent(text) == parent
 
 
 async def test_spans_of_a_posting(database_url: str, redis_url: str, collector: Collector) -> None:
-    """A span of the request under its caller's, and of gate, lane and database under that; of nothing a caller says."""
+    """
+    A posting has a span under its caller's, and spans of gate, lane and database under that; none contains callers'
+    data.
+    """
     async with in_process(database_url, redis_url, otel_endpoint=collector.url, otel_sample=0) as service:
         client = await service.client("traced")
         await client.open("world", floor=None)
@@ -97,7 +100,9 @@ async def test_spans_of_a_posting(database_url: str, redis_url: str, collector: 
 
 
 async def test_one_in_so_many(database_url: str, collector: Collector) -> None:
-    """Of requests whose callers do not say, every third; they begin traces of their own. They come while it runs."""
+    """
+    Of requests without a traceparent, every third begins a trace of its own, and spans are sent while the service runs.
+    """
     async with in_process(database_url, otel_endpoint=collector.url, otel_sample=3) as service:
         client = await service.client("traced")
         for _ in range(9):
@@ -117,7 +122,10 @@ async def test_one_in_so_many(database_url: str, collector: Collector) -> None:
 async def test_a_collector_that_is_away(
     database_url: str, collector: Collector, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Requests are answered, spans are dropped and counted, one line says so, and the end does not wait for long."""
+    """
+    Without a working collector, requests are answered, spans are dropped and counted, one line is logged, and the end
+    is quick.
+    """
     monkeypatch.setattr(otel, "TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(otel, "SEND_SECONDS", 0.1)
     if way == "silent":
@@ -141,7 +149,7 @@ async def test_a_collector_that_is_away(
 
 
 async def test_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of sampled requests makes a bounded number of spans a second, and no more than fit into the queue."""
+    """Traces are limited to a number a second, and spans beyond the queue's limit are dropped."""
     traces = Traces(NOWHERE, 1)
     chosen = [traces.wanted(SAMPLED, 5.0 + number / 10_000)[0] for number in range(3_000)]
     assert sum(chosen) == TRACED_PER_SECOND_MAX
@@ -156,7 +164,10 @@ async def test_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_off_it_is_not_loaded() -> None:
-    """Without a collector nothing that sends spans is imported; redis-py looks for a part of the rest by itself."""
+    """
+    Without a collector, none of the modules that send spans is imported; redis-py imports another part of OpenTelemetry
+    itself.
+    """
     assert open_traces(None, 1) is None
     heavy = ("server.telemetry.otel", "opentelemetry.exporter", "opentelemetry.proto")
     program = (
@@ -167,7 +178,7 @@ def test_off_it_is_not_loaded() -> None:
 
 
 def test_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who names a collector hears what is missing."""
+    """If a collector is configured and the packages are missing, the error names them."""
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     monkeypatch.delitem(sys.modules, "server.telemetry.otel")
     with pytest.raises(SettingsError, match=r"tallystick\[otel\]"):

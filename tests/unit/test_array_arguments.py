@@ -1,4 +1,4 @@
-"""Arrays as arguments: what the driver takes for one, and that each arrives as it was sent."""
+"""The driver accepts only lists and tuples as arrays, and each arrives as it was sent."""
 
 import json
 from collections import UserList
@@ -14,7 +14,7 @@ from server.ledger.limits import BALANCE_MAX, BALANCE_MIN
 from server.store.pools import Connection, Pool
 from server.store.postgres import ACQUIRE_TIMEOUT_SECONDS
 
-# Whatever Postgres can store: no NUL characters and no halves of surrogate pairs.
+# All text that Postgres can store: no NUL characters and no halves of surrogate pairs.
 TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
 INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-(2**31), 2**31 - 1])
 NUMBERS = st.integers(BALANCE_MIN, BALANCE_MAX) | st.sampled_from([BALANCE_MIN, BALANCE_MAX])
@@ -29,7 +29,7 @@ ELEMENTS = {
     "timestamptz": st.datetimes(timezones=st.just(UTC)),
 }
 
-# An example is a statement, and the machine may be busy. All of them may run on one connection.
+# Each example runs a statement, maybe on a busy machine. All examples may use one connection.
 PATIENT = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50
 )
@@ -40,7 +40,7 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     """A connection of the service."""
 
     async def meet(_: object) -> None:
-        """Look at nothing."""
+        """Accept every new connection without a check."""
 
     pool = Pool(database_url, 1, meet)
     await pool.open()
@@ -54,7 +54,7 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 @PATIENT
 @given(data=st.data())
 async def test_an_array_arrives_as_it_was_sent(connection: Connection, kind: str, data: st.DataObject) -> None:
-    """Values at their limits, texts of all characters, nulls among them, and no elements at all come back the same."""
+    """Values at their limits, any characters, nulls and empty arrays come back the same."""
     sent = data.draw(st.lists(st.none() | ELEMENTS[kind]))
     statement = f"SELECT $1::{kind}[]"
     assert await connection.fetchval(statement, sent) == sent
@@ -63,8 +63,8 @@ async def test_an_array_arrives_as_it_was_sent(connection: Connection, kind: str
 
 async def test_nothing_else_is_taken_for_an_array(connection: Connection) -> None:
     """
-    Whether something is an array is told by its type. The driver by itself takes whatever has a length and elements,
-    and asks that of every element too.
+    Only lists and tuples count as arrays. The driver alone would accept anything with a length and elements, and would
+    check that for every element.
     """
     for other in (UserList(["a"]), {"a"}, "a"):
         with pytest.raises(asyncpg.DataError):
@@ -72,7 +72,7 @@ async def test_nothing_else_is_taken_for_an_array(connection: Connection) -> Non
 
 
 async def test_elements_are_not_taken_for_arrays(connection: Connection) -> None:
-    """A wrong element is an error, as it is by itself; it is no array of another depth."""
+    """A wrong element is an error and is not taken for a nested array."""
     with pytest.raises(asyncpg.DataError):
         await connection.fetchval("SELECT $1::bigint[]", [1, UserList([2])])
     assert await connection.fetchval("SELECT $1::bigint[]", [[1, 2], [3, 4]]) == [[1, 2], [3, 4]]

@@ -1,4 +1,4 @@
-"""What is known to be wrong while a round is under way."""
+"""The number of errors that is known while an audit round is running."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 
 def found(number: int, *, done: bool = True) -> Round:
-    """Return a round that has found so many errors."""
+    """Return a round that has found this many errors."""
     findings = [Finding("kind", number, ())] if number else []
     return Round(NOW, 1, findings, None if done else Place(), NOW if done else None)
 
@@ -29,5 +29,5 @@ def found(number: int, *, done: bool = True) -> Round:
     ],
 )
 def test_what_is_known(running: Round, last: Round | None, known: int) -> None:
-    """What a round has found stands until the next one has looked everywhere."""
+    """The findings of a round count until the next round has looked everywhere or has found more."""
     assert Visit(1, 0, running, last).findings == known

@@ -1,4 +1,4 @@
-"""Background tasks end, however often they have to be told."""
+"""Background tasks can be ended, even if one cancellation is not enough."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from server.store.background import stop
 
 
 async def test_a_swallowed_cancellation_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that goes on after its first cancellation, as drivers may make it, is ended by the next one."""
+    """A task that survives its first cancellation, as drivers may cause, is ended by the next one."""
     monkeypatch.setattr(background, "CANCEL_SECONDS", 0.01)
     heard = 0
 
@@ -33,7 +33,7 @@ async def test_a_swallowed_cancellation_is_sent_again(monkeypatch: pytest.Monkey
 async def test_a_task_that_does_not_end_is_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What ignores all cancellations keeps nobody waiting for ever, and the log tells of it."""
+    """A task that ignores all cancellations is given up after a while and logged."""
     monkeypatch.setattr(background, "CANCEL_SECONDS", 0.01)
     end = asyncio.Event()
 

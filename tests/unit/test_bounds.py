@@ -65,7 +65,7 @@ CONSTANTS = {
 
 @pytest.mark.parametrize("bound", CONSTANTS)
 def test_documented_bounds_are_those_in_force(bound: str) -> None:
-    """The table says of each bound what the code does."""
+    """The table states for each bound the value in the code."""
     found = re.search(rf"^\| {re.escape(bound)} \| ([0-9.,]+)", TABLE.read_text(), re.MULTILINE)
     assert found is not None
     assert float(found[1].replace(",", "")) == CONSTANTS[bound]
@@ -73,7 +73,7 @@ def test_documented_bounds_are_those_in_force(bound: str) -> None:
 
 @pytest.mark.parametrize("page", ["reference/operations.md", "how-to/deployment.md"])
 def test_documented_connections_are_those_that_doctor_counts(page: str) -> None:
-    """Both pages tell operators the `max_connections` that a server needs."""
+    """Both pages state the `max_connections` that `doctor` requires."""
     beside = postgres_connections.connections_max(0, 0, 0, background=True)
     said = f"(`posting_connections` + `reading_connections` + {reports.REPORTS_MAX}) + {beside}"
     assert said in " ".join((TABLE.parents[1] / page).read_text().split())

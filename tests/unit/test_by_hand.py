@@ -1,4 +1,4 @@
-"""Coroutines run by hand: when they begin, what they may wait for, and what is known of them."""
+"""Coroutines run by hand: when they begin, what they may wait for, and how their ends are reported."""
 
 import asyncio
 import gc
@@ -7,12 +7,12 @@ from typing import Any
 
 from server.store.by_hand import ByHand, needs_task
 
-# Seconds in which what waits for nothing has ended.
+# Seconds in which a coroutine that does not wait has ended.
 PATIENCE_SECONDS = 5.0
 
 
 class Told:
-    """Notes the ends of coroutines, and how many ran then."""
+    """Records the ends of coroutines, and how many were running then."""
 
     def __init__(self) -> None:
         self.running = ByHand(self._ended)
@@ -26,7 +26,7 @@ class Told:
 
 
 async def test_it_begins_at_once() -> None:
-    """What waits for nothing has ended when `start` returns."""
+    """A coroutine that does not wait has ended when `start` returns."""
     told, done = Told(), []
 
     async def run() -> None:
@@ -37,7 +37,7 @@ async def test_it_begins_at_once() -> None:
 
 
 async def test_it_goes_on_when_its_future_is_there() -> None:
-    """It gets the results of what it waits for, and the failures and cancellations."""
+    """A coroutine gets the results, failures and cancellations of the futures that it waits for."""
     told, heard = Told(), []
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[str]] = [loop.create_future() for _ in range(3)]
@@ -60,7 +60,7 @@ async def test_it_goes_on_when_its_future_is_there() -> None:
 
 
 async def test_it_gets_a_task_when_it_needs_one() -> None:
-    """Timeouts work from there on, and its end is told as any other."""
+    """After `needs_task` timeouts work in the coroutine, and its end is reported like any other."""
     told, heard = Told(), []
 
     async def run() -> None:
@@ -72,7 +72,7 @@ async def test_it_gets_a_task_when_it_needs_one() -> None:
         except TimeoutError:
             heard.append("late")
 
-    # From a callback: the test itself is a task.
+    # Started from a callback, because the test itself runs in a task.
     asyncio.get_running_loop().call_soon(told.start, run())
     await asyncio.sleep(0)
     assert len(told.running) == 1
@@ -82,7 +82,7 @@ async def test_it_gets_a_task_when_it_needs_one() -> None:
 
 
 async def test_nobody_else_need_hold_it() -> None:
-    """One whose future nobody else refers to is still there after a collection."""
+    """A coroutine whose future has no other reference survives a garbage collection."""
     told, heard = Told(), []
 
     async def run() -> None:
@@ -97,7 +97,7 @@ async def test_nobody_else_need_hold_it() -> None:
 
 
 async def test_whoever_stops_waiting_for_an_end_takes_nothing_away() -> None:
-    """Of several who wait for the next end one may leave; the others hear of it."""
+    """If one of several waiters for the next end is cancelled, the others are still told."""
     told = Told()
     gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -1,4 +1,4 @@
-"""The messages between a supervisor and its children."""
+"""Messages between a supervisor and its children."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ from server.process.channel import Channel, Orders, Stop, ToChild, ToSupervisor
 
 
 async def test_what_came_with_the_first_message_is_handled() -> None:
-    """A child that is told to stop while it loads hears of it when it listens, though it was sent with its orders."""
+    """A stop that was sent together with a child's orders is received when the child begins to listen."""
     ours, theirs = socket.socketpair()
     supervisor: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
     child: Channel[ToChild] = Channel(theirs, ToChild)

@@ -1,4 +1,4 @@
-"""The coalescer by itself: what travels together, what waits, what is refused, and whom a failure reaches."""
+"""The coalescer alone: which items share a batch, wait or are refused, and which callers a failure affects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +14,7 @@ WAIT_SECONDS = 0.05
 
 
 def capitals(items: list[str]) -> Sequence[str]:
-    """Answer each item by its capital letters."""
+    """Answer each item with its capital letters."""
     return [item.upper() for item in items]
 
 
@@ -49,19 +49,19 @@ def coalescer(store: Store, in_flight_max: int = 1) -> Coalescer[str, str]:
 
 @asynccontextmanager
 async def bounded() -> AsyncIterator[None]:
-    """Fail instead of hanging."""
+    """Fail the test instead of hanging."""
     async with asyncio.timeout(5):
         yield
 
 
 async def ticks(count: int = 3) -> None:
-    """Let the loop run what is ready."""
+    """Let the event loop run the tasks that are ready."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def test_one_batch_a_tick() -> None:
-    """All that is submitted within one tick of the loop travels together, answered in order."""
+    """All items submitted within one turn of the loop share a batch and are answered in order."""
     store = Store()
     store.open.set()
     lane = coalescer(store)
@@ -71,7 +71,7 @@ async def test_one_batch_a_tick() -> None:
 
 
 async def test_what_comes_while_a_batch_is_away_joins_the_next() -> None:
-    """Callers of several ticks leave together as soon as the batch before them has landed, without a timer."""
+    """Items from several turns share the next batch, which is sent as soon as the one before ends, without a timer."""
     store = Store()
     lane = coalescer(store)
     futures = [lane.submit("a")]
@@ -87,7 +87,7 @@ async def test_what_comes_while_a_batch_is_away_joins_the_next() -> None:
 
 
 async def test_a_batch_is_closed_by_weight() -> None:
-    """An item that would lift a batch above its weight opens the next one; order is kept."""
+    """An item that would exceed a batch's weight begins the next one, and the order is kept."""
     store = Store()
     store.open.set()
     lane = coalescer(store)
@@ -102,7 +102,7 @@ async def test_a_batch_is_closed_by_weight() -> None:
     [(1, [1]), (2, [2]), (3, [2, 1]), (5, [2, 2, 1]), (6, [3, 2, 1]), (9, [4, 2, 2, 1])],
 )
 async def test_a_batch_leaves_half_to_the_next(waiting: int, sizes: list[int]) -> None:
-    """From `split_from` on a batch takes half of what waits, within its bound; nothing is left behind."""
+    """From `split_from` items on, a batch takes half of the waiting items, within its limit; none is left behind."""
     store = Store()
     store.open.set()
     lane = Coalescer(store.run, batch_max=BATCH_MAX, in_flight_max=2, queue_max=QUEUE_MAX, split_from=2)
@@ -113,7 +113,7 @@ async def test_a_batch_leaves_half_to_the_next(waiting: int, sizes: list[int]) -
 
 
 async def test_an_item_heavier_than_a_batch_travels_alone() -> None:
-    """Nothing is too heavy to be sent as long as it fits the queue."""
+    """An item heavier than a batch is sent alone, as long as it fits the queue."""
     store = Store()
     store.open.set()
     lane = coalescer(store)
@@ -124,12 +124,12 @@ async def test_an_item_heavier_than_a_batch_travels_alone() -> None:
 
 @pytest.mark.parametrize("in_flight_max", [1, 2, 3])
 async def test_batches_away_are_bounded(in_flight_max: int) -> None:
-    """As many batches as allowed are away at once, never more, and all of them are used."""
+    """The allowed number of batches is under way at once, and never more."""
     store = Store()
     lane = coalescer(store, in_flight_max)
     futures = []
     for number in range(6):
-        # Two of this weight may wait.
+        # Two items of this weight may wait.
         if number < in_flight_max + 2:
             futures.append(lane.submit(str(number), BATCH_MAX))
         await ticks()
@@ -142,7 +142,7 @@ async def test_batches_away_are_bounded(in_flight_max: int) -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    """Past the queue's weight `submit` raises, the queue is as it was, and room made by a departure is usable."""
+    """When the queue's weight is used up, `submit` raises and changes nothing; room from a sent batch can be used."""
     store = Store()
     lane = coalescer(store)
     futures = [lane.submit("away")]
@@ -158,7 +158,9 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_what_has_waited_too_long_is_not_sent() -> None:
-    """It is refused when its batch would leave, takes no room any more, and what came later goes."""
+    """
+    An item that has waited too long is refused when its batch would be sent and leaves the queue; later items are sent.
+    """
     store = Store()
     lane: Coalescer[str, str] = Coalescer(
         store.run, batch_max=BATCH_MAX, in_flight_max=1, queue_max=QUEUE_MAX, wait_max_seconds=WAIT_SECONDS
@@ -179,13 +181,13 @@ async def test_what_has_waited_too_long_is_not_sent() -> None:
 
 
 async def test_an_item_heavier_than_the_queue_is_refused() -> None:
-    """What can never fit is refused rather than kept for ever."""
+    """An item that can never fit is refused."""
     with pytest.raises(QueueFullError):
         coalescer(Store()).submit("whale", QUEUE_MAX + 1)
 
 
 async def test_an_exception_as_a_result_fails_its_own_caller() -> None:
-    """A bad item fails alone: its neighbours are answered."""
+    """An exception among the results fails only its own item; the others of the batch are answered."""
     store = Store()
     store.open.set()
     store.answer = lambda items: [ValueError(item) if item == "b" else item.upper() for item in items]
@@ -198,7 +200,7 @@ async def test_an_exception_as_a_result_fails_its_own_caller() -> None:
 
 
 async def test_an_exception_raised_fails_the_batch_and_only_it() -> None:
-    """Every caller of the batch hears of it; the next batch is sent as if nothing had been."""
+    """An exception raised for a batch fails every caller of it; the next batch is sent normally."""
     store = Store()
 
     def fail(items: list[str]) -> Sequence[str]:
@@ -220,7 +222,7 @@ async def test_an_exception_raised_fails_the_batch_and_only_it() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 async def test_a_wrong_number_of_results_fails_every_caller(count: int) -> None:
-    """No caller is left waiting, nor given a neighbour's answer, by a store that answers too little or too much."""
+    """If a store returns too few or too many results, every caller fails, and none waits or gets another's answer."""
     store = Store()
     store.open.set()
     store.answer = lambda items: ["?"] * count
@@ -231,7 +233,10 @@ async def test_a_wrong_number_of_results_fails_every_caller(count: int) -> None:
 
 
 async def test_a_caller_who_leaves_takes_nobody_along() -> None:
-    """A cancelled caller's item travels all the same, whether it waited or was away; its neighbours are answered."""
+    """
+    A cancelled caller's item is sent anyway, whether it waited or was under way, and the others of its batch are
+    answered.
+    """
     store = Store()
     lane = coalescer(store)
     away = [lane.submit("a"), lane.submit("b")]
@@ -247,7 +252,7 @@ async def test_a_caller_who_leaves_takes_nobody_along() -> None:
 
 
 async def test_a_cancelled_flight_fails_its_callers_with_an_error() -> None:
-    """Whoever cancels what a flight waits for, its callers see a failed batch and not a cancellation of their own."""
+    """If a batch's own wait is cancelled, its callers get an error and not a cancellation."""
     store = Store()
 
     def cancel(_items: list[str]) -> Sequence[str]:
@@ -265,7 +270,7 @@ async def test_a_cancelled_flight_fails_its_callers_with_an_error() -> None:
 
 
 async def test_drain_returns_when_all_is_answered() -> None:
-    """Neither what is away nor what waits is left behind, and an idle coalescer drains at once."""
+    """A drain returns when batches under way and waiting items are done, and at once if there are none."""
     store = Store()
     lane = coalescer(store)
     async with bounded():
@@ -283,7 +288,7 @@ async def test_drain_returns_when_all_is_answered() -> None:
 
 
 async def test_drain_sees_what_has_not_left_yet() -> None:
-    """A drain in the very tick of a submission waits for it."""
+    """A drain in the same turn of the loop as a submission waits for it."""
     store = Store()
     store.open.set()
     lane = coalescer(store)

@@ -1,4 +1,4 @@
-"""The fair queue by itself: what every group gets of each batch, counted."""
+"""The fair queue alone: the share of each batch that every group gets."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ class Item(NamedTuple):
 
 
 def queue_of(items: Iterable[Item], *, at: float = NOW) -> FairQueue[Item, None]:
-    """Return a queue in which these wait."""
+    """Return a queue in which these items wait."""
     queue: FairQueue[Item, None] = FairQueue(lambda item: item.group)
     add(queue, items, at=at)
     return queue
@@ -45,7 +45,7 @@ def weights(batch: list[Entry[Item, None]]) -> Counter[int]:
 
 
 def taken(queue: FairQueue[Item, None], now: float = NOW) -> list[Counter[int]]:
-    """Take all that waits, and return the weights of each batch."""
+    """Take all waiting items, and return the weights of each batch."""
     batches = []
     while queue:
         batches.append(weights(queue.take(MOST, now)))
@@ -53,13 +53,13 @@ def taken(queue: FairQueue[Item, None], now: float = NOW) -> list[Counter[int]]:
 
 
 async def test_equal_needs_get_equal_shares() -> None:
-    """Of ledgers that have more than enough, each gets the same part of every batch, whoever came first."""
+    """Ledgers with more than enough requests each get the same part of every batch, whichever came first."""
     queue = queue_of(Item(group) for group in range(5) for _ in range(1_000))
     assert [set(batch.values()) for batch in taken(queue)] == [{100}] * 10
 
 
 async def test_a_crowd_leaves_the_others_their_share() -> None:
-    """Beside 1,500 waiting requests of one ledger, those of ten others that came later all go with the next batch."""
+    """While 1,500 requests of one ledger wait, all requests of ten others that came later join the next batch."""
     queue = queue_of(Item(0) for _ in range(1_500))
     add(queue, (Item(group) for group in range(1, 11) for _ in range(40)))
     first = queue.take(MOST, NOW)
@@ -69,8 +69,8 @@ async def test_a_crowd_leaves_the_others_their_share() -> None:
 
 async def test_bulks_leave_the_others_their_share() -> None:
     """
-    A ledger with bulks as heavy as a batch gets one batch for each batch of every other ledger, and what is light goes
-    before them.
+    A ledger whose bulks are as heavy as a batch gets one batch for each batch of every other ledger, and light requests
+    go before its bulks.
     """
     queue = queue_of(Item(0, MOST) for _ in range(64))
     add(queue, (Item(group) for group in (1, 2) for _ in range(2_000)))
@@ -80,13 +80,13 @@ async def test_bulks_leave_the_others_their_share() -> None:
     sent: Counter[int] = Counter()
     while sent[1] < 2_000:
         sent += batches.pop(0)
-        # A ledger is ahead of another one by a batch at most.
+        # No ledger is ahead of another by more than a batch.
         assert max(sent[group] for group in (0, 1, 2)) - min(sent[group] for group in (0, 1, 2)) <= MOST + 1
     assert sent[0] >= 3 * MOST
 
 
 async def test_a_ledger_keeps_its_order() -> None:
-    """What came first of a ledger goes first, whatever goes between."""
+    """Each ledger's requests are sent in their order, whatever is sent between them."""
     queue = queue_of(Item(number % 3, 1 + number % 7, number) for number in range(900))
     order: dict[int, list[int]] = {0: [], 1: [], 2: []}
     while queue:
@@ -96,7 +96,7 @@ async def test_a_ledger_keeps_its_order() -> None:
 
 
 async def test_a_heavy_item_is_sent_whole_and_alone() -> None:
-    """An atomic set heavier than a batch waits for its turn, and has its batch for itself."""
+    """An atomic set heavier than a batch waits for its turn and gets a batch of its own."""
     queue = queue_of([Item(0, 1_000), *(Item(0) for _ in range(3))])
     add(queue, (Item(1) for _ in range(700)))
     assert taken(queue) == [{1: 500}, {1: 200}, {0: 1_000}, {0: 3}]
@@ -104,7 +104,7 @@ async def test_a_heavy_item_is_sent_whole_and_alone() -> None:
 
 @pytest.mark.parametrize("weight", [1, MOST, 2 * MOST])
 async def test_nobody_waits_for_ever(weight: int) -> None:
-    """What has waited too long goes with the next batch, or alone where it is too heavy for one; then others go on."""
+    """A request that has waited too long joins the next batch, or is sent alone if it is too heavy for one."""
     queue = queue_of([Item(0, weight), Item(0, weight)], at=NOW - PATIENCE_SECONDS - 0.1)
     add(queue, (Item(group) for group in range(1, 1_001) for _ in range(2)))
     first = weights(queue.take(MOST, NOW))
@@ -116,7 +116,7 @@ async def test_nobody_waits_for_ever(weight: int) -> None:
 
 
 async def test_what_is_ahead_is_what_is_sent_before() -> None:
-    """The weight ahead of one more item of a ledger is what goes until it has gone, or a little more."""
+    """The weight ahead of a ledger's next item is what is sent until it is sent, or a little more."""
     needs = {0: 1_500, 1: 20, 2: 700, 3: 1}
     for group in (0, 1, 2, 3, 4):
         queue = queue_of(Item(name) for name, need in needs.items() for _ in range(need))
@@ -134,13 +134,13 @@ async def test_what_is_ahead_is_what_is_sent_before() -> None:
 
 @asynccontextmanager
 async def bounded() -> AsyncIterator[None]:
-    """Fail instead of hanging."""
+    """Fail the test instead of hanging."""
     async with asyncio.timeout(5):
         yield
 
 
 async def test_a_coalescer_sends_fair_batches() -> None:
-    """While two batches are away, a ledger that fills the queue is no reason for another one to wait for a third."""
+    """If a ledger fills the queue while two batches are under way, the requests of others still join the third."""
     batches: list[list[Item]] = []
     go_on = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Addresses with several hosts."""
+"""Database addresses with several hosts."""
 
 import pytest
 
@@ -22,7 +22,7 @@ WRITES = "target_session_attrs=read-write"
                 "postgresql://[::1]:5433/books?target_session_attrs=primary&sslmode=require",
             ],
         ),
-        # Their order matters: any of them would do.
+        # Any host would do, so their order matters.
         ("postgresql://one,two/books", ["postgresql://one,two/books"]),
         (
             "postgresql://one,two/books?target_session_attrs=prefer-standby",
@@ -36,7 +36,7 @@ WRITES = "target_session_attrs=read-write"
             f"postgresql:///books?host=one,two&port=1,2&{WRITES}",
             [f"postgresql:///books?host=one&port=1&{WRITES}", f"postgresql:///books?host=two&port=2&{WRITES}"],
         ),
-        # asyncpg says what is wrong with it.
+        # asyncpg reports the error in this address.
         (
             f"postgresql:///books?host=one,two&port=1,2,3&{WRITES}",
             [f"postgresql:///books?host=one,two&port=1,2,3&{WRITES}"],
@@ -45,5 +45,7 @@ WRITES = "target_session_attrs=read-write"
     ],
 )
 def test_each_host_has_an_address(dsn: str, addresses: list[str]) -> None:
-    """Hosts of which one takes writes are asked each by its own address, all else as asyncpg does."""
+    """
+    If only a host that takes writes will do, each host gets an address of its own; other addresses are left to asyncpg.
+    """
     assert each_host(dsn) == addresses

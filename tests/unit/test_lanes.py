@@ -1,4 +1,4 @@
-"""A lane for each ledger: no tenant waits for, fails with, or crowds out another."""
+"""Each ledger has a lane, so that no tenant waits for, fails with, or crowds out another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +11,7 @@ from server.store.lanes import LedgerLanes
 
 
 class Stores:
-    """One store a ledger; those named in *shut* do not answer, those in *broken* fail."""
+    """A store for each ledger; those in *shut* do not answer until their event is set, those in *broken* fail."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, list[str]]] = []
@@ -32,12 +32,12 @@ class Stores:
         return run
 
     def lanes(self) -> LedgerLanes[str, str]:
-        """Return lanes in front of these stores."""
+        """Return lanes in front of the stores."""
         return LedgerLanes(self.make_run, batch_max=2, in_flight_max=1, queue_max=3)
 
 
 async def test_ledgers_never_share_a_batch() -> None:
-    """What two ledgers send in one tick travels in two batches."""
+    """Requests of two ledgers in one turn of the loop make two batches."""
     stores = Stores()
     lanes = stores.lanes()
     async with asyncio.timeout(5):
@@ -47,7 +47,7 @@ async def test_ledgers_never_share_a_batch() -> None:
 
 
 async def test_a_stuck_ledger_holds_up_no_other() -> None:
-    """A ledger whose queue is full and whose store hangs is refused by itself; the others are served."""
+    """A ledger with a full queue and a store that hangs is refused, and the others are served."""
     stores = Stores()
     stores.shut[1] = asyncio.Event()
     lanes = stores.lanes()
@@ -64,7 +64,7 @@ async def test_a_stuck_ledger_holds_up_no_other() -> None:
 
 
 async def test_a_failing_ledger_fails_no_other() -> None:
-    """An exception of one ledger's store stays in its lane."""
+    """An exception in one ledger's store fails only requests in its lane."""
     stores = Stores()
     stores.broken.add(1)
     lanes = stores.lanes()
@@ -75,7 +75,10 @@ async def test_a_failing_ledger_fails_no_other() -> None:
 
 
 async def test_lanes_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Busy ledgers past the bound are refused; an idle lane is dropped for a new one; a busy one never is."""
+    """
+    Ledgers beyond the limit are refused while all lanes are busy; an idle lane is dropped for a new one, a busy one
+    never.
+    """
     monkeypatch.setattr(module, "LANES_MAX", 2)
     stores = Stores()
     stores.shut[1] = asyncio.Event()
@@ -87,7 +90,7 @@ async def test_lanes_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.Mon
     async with asyncio.timeout(5):
         stores.shut[2].set()
         assert await second == "2:b"
-        # The flight's own task ends a tick after its callers hear of it.
+        # The task of a batch ends one turn of the loop after its callers are answered.
         await asyncio.sleep(0)
         assert await lanes.submit(3, "c") == "3:c"
         assert not first.done()
@@ -98,7 +101,7 @@ async def test_lanes_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.Mon
 
 
 async def test_drain_waits_for_every_ledger() -> None:
-    """Drained means that no lane has anything left."""
+    """A drain returns when no lane has anything left."""
     stores = Stores()
     stores.shut[2] = asyncio.Event()
     lanes = stores.lanes()

@@ -11,7 +11,7 @@ SECRET = "hunter2"
 
 
 def test_defaults() -> None:
-    """Nothing set gives the defaults, and says so."""
+    """Without any settings, the defaults apply and are shown as such."""
     loaded = load({"PATH": "/bin", "TALLY": "x"})
     assert loaded.settings == Settings()
     assert set(loaded.sources.values()) == {"default"}
@@ -31,7 +31,7 @@ def test_environment() -> None:
 
 
 def test_command_line_comes_first() -> None:
-    """The command line beats the environment; what it leaves out does not."""
+    """The command line takes precedence over the environment for the settings that it names."""
     loaded = load({"TALLYSTICK_PORT": "9000", "TALLYSTICK_HOST": "::1"}, {"port": "9001", "host": None})
     assert (loaded.settings.port, loaded.settings.host) == (9001, "::1")
     assert (loaded.sources["port"], loaded.sources["host"]) == ("--port", "TALLYSTICK_HOST")
@@ -46,7 +46,7 @@ def test_command_line_comes_first() -> None:
     ],
 )
 def test_a_setting_that_is_on_or_off(words: list[str], value: bool, source: str) -> None:
-    """On the command line it is an option and its opposite; in the environment it is true or false."""
+    """On the command line such a setting is an option and its opposite; in the environment it is true or false."""
     loaded = load({}, {"background": parser().parse_args(["serve", *words]).background})
     assert (loaded.settings.background, loaded.sources["background"]) == (value, source)
     assert load({"TALLYSTICK_BACKGROUND": str(value).lower()}).settings.background is value
@@ -55,7 +55,7 @@ def test_a_setting_that_is_on_or_off(words: list[str], value: bool, source: str)
 
 
 def test_file(tmp_path: Path) -> None:
-    """A variable that ends in _FILE names a file with the value; blanks around it do not count."""
+    """A variable that ends in _FILE names a file with the value; white space around the value does not count."""
     path = tmp_path / "url"
     path.write_text(f"\n postgresql://u:{SECRET}@db/books\n")
     loaded = load({"TALLYSTICK_DATABASE_URL_FILE": str(path)})
@@ -77,7 +77,7 @@ def test_file(tmp_path: Path) -> None:
     ],
 )
 def test_unknown(variable: str) -> None:
-    """A variable with our prefix that is no setting is refused; the message names those there are, and no value."""
+    """A variable with our prefix that is no setting is refused; the message lists the settings and shows no value."""
     with pytest.raises(SettingsError, match=f"unknown setting {variable};") as caught:
         load({variable: SECRET})
     assert "TALLYSTICK_PORT" in str(caught.value)
@@ -85,7 +85,7 @@ def test_unknown(variable: str) -> None:
 
 
 def test_given_twice(tmp_path: Path) -> None:
-    """A value and a file for the same setting are refused, whichever comes first."""
+    """A value and a file for the same setting are refused, in either order."""
     path = tmp_path / "host"
     path.write_text("::1")
     text = f"host is set twice: by TALLYSTICK_HOST and by TALLYSTICK_HOST_FILE={path}"
@@ -97,7 +97,7 @@ def test_given_twice(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    """A file that is not there, is a directory or is not text is refused by the variable's name."""
+    """A file that is missing, a directory or not text is refused by the variable's name."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")
     for path in (tmp_path / "absent", tmp_path, binary):
@@ -112,7 +112,7 @@ EACH = pytest.mark.parametrize("name", Settings.__struct_fields__)
 @EMPTY
 @EACH
 def test_an_empty_variable(name: str, empty: str) -> None:
-    """It counts as not set, for every setting, and does not stand in the way of the file or the command line."""
+    """For every setting, an empty variable counts as not set, so that the file or the command line is used."""
     for variable in (f"TALLYSTICK_{name.upper()}", f"TALLYSTICK_{name.upper()}_FILE"):
         loaded = load({variable: empty})
         assert loaded.settings == Settings()
@@ -122,7 +122,7 @@ def test_an_empty_variable(name: str, empty: str) -> None:
 @EMPTY
 @EACH
 def test_an_empty_file(tmp_path: Path, name: str, empty: str) -> None:
-    """A file in which there is nothing is a slip: it is refused, for every setting."""
+    """For every setting, an empty file is refused as a mistake."""
     path = tmp_path / "value"
     path.write_text(empty)
     variable = f"TALLYSTICK_{name.upper()}_FILE"
@@ -133,13 +133,13 @@ def test_an_empty_file(tmp_path: Path, name: str, empty: str) -> None:
 @EMPTY
 @EACH
 def test_an_empty_argument(name: str, empty: str) -> None:
-    """So is an argument of the command line."""
+    """An empty argument of the command line is refused too."""
     with pytest.raises(SettingsError, match=f"^--{name.replace('_', '-')} is empty: leave it out for the default$"):
         load({}, {name: empty})
 
 
 def test_empty_beside_a_value(tmp_path: Path) -> None:
-    """What is empty is not a second value."""
+    """An empty variable beside a value does not count as a second value."""
     path = tmp_path / "host"
     path.write_text("::1")
     loaded = load({"TALLYSTICK_HOST": "", "TALLYSTICK_HOST_FILE": str(path)})
@@ -151,7 +151,7 @@ def test_empty_beside_a_value(tmp_path: Path) -> None:
 
 @EACH
 def test_not_utf_8(name: str) -> None:
-    """A value that is no text is refused by its name."""
+    """A value that is not valid UTF-8 is refused by its name."""
     variable = f"TALLYSTICK_{name.upper()}"
     for given in (variable, f"{variable}_FILE"):
         with pytest.raises(SettingsError, match=f"^{given} is not UTF-8$"):
@@ -177,7 +177,7 @@ def test_not_utf_8(name: str) -> None:
     ],
 )
 def test_kubernetes_service_links(variable: str, value: str) -> None:
-    """What Kubernetes sets for a Service of our name is recognised, and the message says what to do."""
+    """The variables that Kubernetes sets for a Service of our name are recognised, and the message says what to do."""
     with pytest.raises(
         SettingsError, match=rf"^{variable} is one of the variables that Kubernetes sets .*`enableServiceLinks: false`"
     ):
@@ -223,7 +223,9 @@ def test_kubernetes_service_links(variable: str, value: str) -> None:
     ],
 )
 def test_bad_values(name: str, value: str, text: str) -> None:
-    """A value that cannot be is refused; the message names setting, source and what is expected, and no secret."""
+    """
+    An invalid value is refused; the message names the setting, its source and the expected form, and shows no secret.
+    """
     variable = f"TALLYSTICK_{name.upper()}"
     with pytest.raises(SettingsError) as caught:
         load({variable: value})
@@ -251,7 +253,7 @@ def test_bad_values(name: str, value: str, text: str) -> None:
     ],
 )
 def test_good_values(name: str, value: str) -> None:
-    """Addresses that the drivers take are taken, and so are failpoints that there are."""
+    """Addresses that the drivers accept are accepted, and so are existing failpoints."""
     assert getattr(load({f"TALLYSTICK_{name.upper()}": value}).settings, name) == value
 
 

@@ -1,4 +1,4 @@
-"""How much a lane gets done, by batches whose times are given."""
+"""The throughput that a lane measures from batches with given times."""
 
 import pytest
 
@@ -8,7 +8,9 @@ EXPECTED = 16_000.0
 
 
 def measured(batches: list[tuple[int, float, float]]) -> float:
-    """Return the weight a second after batches of a weight that began and ended at these seconds."""
+    """
+    Return the weight a second after batches, each given as its weight and the seconds at which it began and ended.
+    """
     throughput = Throughput(EXPECTED, telling=250)
     for weight, began, ended in batches:
         throughput.ended(weight, began, ended)
@@ -30,5 +32,5 @@ def measured(batches: list[tuple[int, float, float]]) -> float:
     ],
 )
 def test_throughput(batches: list[tuple[int, float, float]], per_second: float) -> None:
-    """The time in which batches were under way counts once, and what was long ago does not count."""
+    """Time in which batches overlap counts once, and old batches no longer count."""
     assert measured(batches) == pytest.approx(per_second, rel=0.1)

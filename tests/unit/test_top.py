@@ -1,4 +1,4 @@
-"""The most frequent things are found in little room, and never counted too low."""
+"""The most frequent things are found with little memory, and never counted too low."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ SIZE = 10
 
 
 def test_few_are_counted_exactly() -> None:
-    """What fits is exact, ordered, and counted anew after it has been taken."""
+    """Few things are counted exactly and in order, and the counts start anew after they were taken."""
     top: Top[str] = Top(SIZE)
     for thing, number in (("a", 3), ("b", 5), ("a", 1), ("c", 1)):
         top.add(thing, number)
@@ -24,7 +24,7 @@ def test_few_are_counted_exactly() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("skew", [0.5, 1.0, 1.5])
 def test_bounds(seed: int, skew: float) -> None:
-    """Among thousands, all that make up more than a share are found, and no count errs by more than that share."""
+    """Among thousands, all things above a certain share are found, and no count is wrong by more than that share."""
     chance = random.Random(seed)
     weights = [1 / (rank + 1) ** skew for rank in range(5_000)]
     stream = chance.choices(range(5_000), weights, k=20_000)
@@ -40,7 +40,7 @@ def test_bounds(seed: int, skew: float) -> None:
 
 
 def test_what_comes_in_turns() -> None:
-    """Things that come one after the other, over and over, displace nothing that comes all the time."""
+    """Many things that come in turn do not displace one that comes all the time."""
     top: Top[int] = Top(SIZE)
     for number in range(10_000):
         top.add(-1)

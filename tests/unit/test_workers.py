@@ -1,4 +1,4 @@
-"""How many workers there are, their sockets and their connections."""
+"""The number of workers, their sockets and their connections."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from server.settings import WORKERS_MAX
 
 
 def test_auto_is_one_worker_a_usable_processor() -> None:
-    """A process that is bound to some processors makes no more workers than these."""
+    """`auto` makes no more workers than the processors that the process may use."""
     assert worker_count("3") == 3
     if sys.platform == "linux":
         assert worker_count("auto") == min(len(os.sched_getaffinity(0)), WORKERS_MAX)
@@ -23,7 +23,7 @@ def test_auto_is_one_worker_a_usable_processor() -> None:
 
 
 def test_connections_are_divided_among_workers() -> None:
-    """All pools together, with those of one process more during a swap, fit into the embedded PostgreSQL."""
+    """The pools of all processes, and of one more during a swap, fit into the embedded PostgreSQL."""
     assert int(SETTINGS["max_connections"]) - EMBEDDED_CONNECTIONS_MAX == 20
     assert share_connections(4, 4, 2) == (4, 4)
     for workers in range(1, WORKERS_MAX + 1):
@@ -36,7 +36,7 @@ def test_connections_are_divided_among_workers() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel divides only there")
 def test_the_kernel_divides_connections_among_sockets() -> None:
-    """Each of the sockets of a port is given some of many connections, and nobody else can have the port."""
+    """The kernel gives each socket of a port some of many connections, and no other process can bind the port."""
     listeners = open_listeners("127.0.0.1", 0, 3)
     port = listeners[0].getsockname()[1]
     with pytest.raises(OSError, match="in use"):
@@ -62,7 +62,7 @@ def test_the_kernel_divides_connections_among_sockets() -> None:
 
 
 def test_messages() -> None:
-    """What is sent in pieces or at once is heard one by one, and the end of the other side ends the channel."""
+    """Messages are received one by one, however they are split, and the end of the other side ends the channel."""
     left, right = socket.socketpair()
     worker: Channel[ToChild] = Channel(left, ToChild)
     supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)

@@ -1,8 +1,8 @@
-"""Python imports this when it starts, if the folder is on PYTHONPATH: snapshots live as long as SNAPSHOT_MS says."""
+"""Python imports this at its start if the folder is on PYTHONPATH: it sets the life of snapshots to SNAPSHOT_MS."""
 
 import os
 
 from server.store import keyspace
 
-# Before anything else reads it, so that what is derived from it, such as the quarantine of a Redis, is as short.
+# Set before other modules read it, so that values derived from it, such as the quarantine of a Redis, are as short.
 keyspace.SNAPSHOT_MS = int(os.environ["SNAPSHOT_MS"])  # type: ignore[misc]  # a constant everywhere else
