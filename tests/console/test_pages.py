@@ -285,7 +285,7 @@ async def test_signing_in(console: Console, chromium: Chromium) -> None:
             await page.wait_for_function("() => !document.querySelector('input').value")
             # The latter after the test before this one.
             said = await page.get_by_role("alert").inner_text()
-            assert "The token is wrong" in said or "Too many wrong tokens" in said
+            assert "The token is wrong" in said or "too many wrong tokens" in said
             assert await page.get_by_role("navigation").count() == 0
         await page.get_by_label("Token").fill(TOKEN)
         await page.get_by_role("button", name="Open").click()

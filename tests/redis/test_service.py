@@ -173,18 +173,18 @@ async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey:
             token = await make_key(database_url, LEDGER)
             customer = Customer(*(Client(service.session, service.url, token) for service in (one, two)))
             await customer.begin()
-            await customer.go("before", 4)
+            await customer.go("before", 10)
             assert await admitted(one, LEDGER) == SMALL.burst
             async with fault(Broken(valkey, proxy)):
                 await customer.go("at-first", 5)
-                longest = await customer.go("during", 6)
+                longest = await customer.go("during", 10)
                 # The breaker is open, or Redis works: no request waits for Redis any more.
                 assert longest < BOUND_SECONDS
                 assert 1 <= await admitted(two, LEDGER) <= SMALL.burst * 2
-            await customer.go("afterwards", 4)
+            await customer.go("afterwards", 5)
             for service in (one, two):
                 await until(partial(_uses_redis, service, token, valkey))
-            await customer.go("well-again", 4)
+            await customer.go("well-again", 10)
             assert await admitted(two, LEDGER) == SMALL.burst
     await check_books(database_url)
 
@@ -213,23 +213,23 @@ async def test_on_a_cluster(database_url: str, folder: Path, monkeypatch: pytest
                 return max(await asyncio.gather(*(customer.go(name, rounds) for customer in customers)))
 
             await asyncio.gather(*(customer.begin() for customer in customers))
-            await go("before", 4)
+            await go("before", 8)
             assert await admitted(one, f"{LEDGER}-0") == SMALL.burst
             assert min(node.calls("evalsha") + node.calls("eval") for node in cluster.nodes) > 10
             for token in tokens:
                 await until(partial(_out_of_the_cache, one, Client(one.session, one.url, token)))
             monkeypatch.undo()
             replays = [key for node in cluster.nodes for key in node.ask("KEYS", "*:r:*before-*")]
-            assert len(replays) == LEDGERS * 4
+            assert len(replays) == LEDGERS * 8
             cluster.nodes[1].stop()
             await go("at-first", 3)
-            assert await go("during", 5) < BOUND_SECONDS
+            assert await go("during", 8) < BOUND_SECONDS
             cluster.nodes[1].start()
-            await go("afterwards", 4)
+            await go("afterwards", 8)
             for service in (one, two):
                 for node in cluster.nodes:
                     await until(partial(_is_used, service, tokens, node), 30)
-            await go("well-again", 4)
+            await go("well-again", 8)
             # A worker that misses a reply of the restarted server may use its own share once.
             assert SMALL.burst <= await admitted(two, f"{LEDGER}-0") <= 2 * SMALL.burst
     finally:
