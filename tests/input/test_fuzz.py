@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.input import broken_http, places
@@ -150,7 +150,8 @@ def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 @FUZZ
 @given(place=st.sampled_from(BODIES), body=st.binary(max_size=200))
 async def test_any_bytes_are_no_body(book: Book, place: Place, body: bytes) -> None:
-    """Random bytes are refused with 400."""
+    """Random bytes are refused with 400, except an empty object, which changes nothing of an account."""
+    assume(body.strip(b" \t\r\n") != b"{}")
     assert await send(book, place, body) == 400
 
 

@@ -1,4 +1,4 @@
-"""A ledger that is filled once, with 50,000 accounts and keys, more transfers, and many refusals and holds."""
+"""A ledger that is filled once, with 100,000 accounts and keys, more transfers, and many refusals and holds."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -12,11 +12,11 @@ from tests.support.fill import BUSY, fill
 from tests.support.postgres import create_database, drop_database
 
 LEDGER = "large"
-ACCOUNTS = 50_000
-TRANSFERS = 65_000
-REFUSALS = 10_000
-UNMOVED = 10_000
-KEYS = 50_000
+ACCOUNTS = 100_000
+TRANSFERS = 130_000
+REFUSALS = 20_000
+UNMOVED = 20_000
+KEYS = 100_000
 
 _KEYS = """
     INSERT INTO api_keys (ledger_id, id, digest, role)

@@ -43,7 +43,7 @@ IN_VAIN = EXAMINED_MAX + AHEAD
 
 ACCOUNT = "account:00004711"
 QUIET = "other"
-IDS = [f"account:{n:08d}" for n in range(0, ACCOUNTS, 100)]
+IDS = [f"account:{n:08d}" for n in range(0, ACCOUNTS, 200)]
 Arguments = Callable[[Large], tuple[object, ...]]
 
 
