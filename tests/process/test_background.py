@@ -144,7 +144,11 @@ async def test_killed(lasting: ServerProcess, ledger: str) -> None:
     assert await worker_of(lasting) != killed
     await until(lambda: lasting.log_text().count(LEADS) > led)
     assert await lasting.workers() == [worker]
-    assert (await scraped(lasting))[RESTARTS, None] == restarts + 1
+
+    async def told() -> bool:
+        return (await scraped(lasting))[RESTARTS, None] == restarts + 1
+
+    await until(told)
 
 
 async def test_frozen(lasting: ServerProcess, ledger: str) -> None:
