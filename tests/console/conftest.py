@@ -7,14 +7,12 @@ import pytest
 
 from tests.console.steps import TOKEN, Console, key_of
 from tests.support.client import Client
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import LOOPBACK, WEBHOOK_KEY, ServerProcess
+from tests.support.service import LOOPBACK, WEBHOOK_KEY, shared_server
 
 
 @pytest.fixture(scope="module")
 async def console(template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Console]:
     """One server with one worker and a background process."""
-    database_url = await create_database(template)
     variables = {
         # It fills the feed.
         "TALLYSTICK_BACKGROUND": "true",
@@ -22,11 +20,6 @@ async def console(template: str, redis_url: str, tmp_path_factory: pytest.TempPa
         "TALLYSTICK_WEBHOOK_KEY": WEBHOOK_KEY,
         "TALLYSTICK_WEBHOOK_PRIVATE_NETWORKS": LOOPBACK,
     }
-    server = ServerProcess(database_url, tmp_path_factory.mktemp("console") / "log", variables, redis_url)
-    try:
-        await server.start()
-        async with aiohttp.ClientSession() as session:
-            yield Console(server, session, Client(session, server.url, await key_of(server)))
-    finally:
-        await server.stop()
-        await drop_database(template, database_url)
+    log = tmp_path_factory.mktemp("console") / "log"
+    async with shared_server(template, log, variables, redis_url) as server, aiohttp.ClientSession() as session:
+        yield Console(server, session, Client(session, server.url, await key_of(server)))

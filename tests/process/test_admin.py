@@ -9,7 +9,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from tests.process.process_table import children_of, said_of
 from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.command import NO_REDIS, call, environment
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import ServerProcess, make_key, shared_server
 from tests.support.waiting import until
 from tests.telemetry.documented import Series, series
 
@@ -34,34 +32,22 @@ RESTARTS = Series("tallystick_admin_restarts_total", ())
 CREATED = Series(
     "tallystick_request_duration_seconds", (("method", "POST"), ("route", "/v1/accounts"), ("status", "201"))
 )
+# Waits three seconds for a sign of life.
+PROGRAM = "tests.process.short_timeouts"
 _ledgers = itertools.count(1)
 _opened: Counter[ServerProcess] = Counter()
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-@asynccontextmanager
-async def running(database_url: str, redis_url: str, log: Path) -> AsyncIterator[ServerProcess]:
-    """A server that waits three seconds for a sign of life."""
-    server = ServerProcess(database_url, log, {}, redis_url, "tests.process.short_timeouts")
-    try:
-        await server.start()
-        # The admin process has started too.
-        await asked(server, "/livez")
-        yield server
-    finally:
-        await server.stop()
-
-
 @pytest.fixture(scope="module")
 async def lasting(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
-    """One for all tests here that leave it serving."""
-    database_url = await create_database(template)
-    async with running(database_url, redis_url, tmp_path_factory.mktemp("lasting") / "log") as server:
+    """A server that waits three seconds for a sign of life, for all tests here that leave it serving."""
+    log = tmp_path_factory.mktemp("lasting") / "log"
+    async with shared_server(template, log, redis_url=redis_url, module=PROGRAM) as server:
         yield server
-    await drop_database(template, database_url)
 
 
 @pytest.fixture
@@ -188,7 +174,9 @@ async def test_a_supervisor_that_hangs(server: ServerProcess) -> None:
 
 async def test_the_end(database_url: str, redis_url: str, tmp_path: Path) -> None:
     """While the server stops it says so; it ends last, in order."""
-    async with running(database_url, redis_url, tmp_path / "log") as server:
+    async with ServerProcess(database_url, tmp_path / "log", {}, redis_url, PROGRAM).running() as server:
+        # The admin process has started too.
+        await asked(server, "/livez")
         pid, [worker] = admin_of(server), await server.workers()
         os.kill(worker, signal.SIGSTOP)
         server.kill(signal.SIGTERM)

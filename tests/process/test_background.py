@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.background import LEADS, leaders
 from tests.support.client import Client
 from tests.support.holds import expiries, hold, stored
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import ServerProcess, make_key, shared_server
 from tests.support.waiting import until
 from tests.telemetry.documented import series
 
@@ -25,6 +23,9 @@ REPLACED_SECONDS = 30.0
 # What a server says when it has exchanged the process.
 SWAPPED = "the background process was swapped"
 RESTARTS = "tallystick_background_restarts_total"
+VARIABLES = {"TALLYSTICK_BACKGROUND": "true"}
+# Waits three seconds for a sign of life.
+PROGRAM = "tests.process.short_timeouts"
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -65,33 +66,23 @@ async def scraped(server: ServerProcess) -> dict[tuple[str, str | None], float]:
     return {(name, dict(labels).get("state")): value for (name, labels), value in page.items()}
 
 
-@asynccontextmanager
-async def running(database_url: str, redis_url: str, log: Path) -> AsyncIterator[ServerProcess]:
-    """A server with a worker and a background process that it waits three seconds for; it has started."""
-    variables = {"TALLYSTICK_BACKGROUND": "true"}
-    server = ServerProcess(database_url, log, variables, redis_url, "tests.process.short_timeouts")
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.stop()
-
-
 @pytest.fixture(scope="module")
 async def lasting(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
-    """One for all tests here that leave it serving."""
-    database_url = await create_database(template)
-    async with running(database_url, redis_url, tmp_path_factory.mktemp("lasting") / "log") as server:
+    """
+    A server with a worker and a background process that it waits three seconds for, for all tests here that leave it
+    serving.
+    """
+    log = tmp_path_factory.mktemp("lasting") / "log"
+    async with shared_server(template, log, VARIABLES, redis_url, PROGRAM) as server:
         yield server
-    await drop_database(template, database_url)
 
 
 @pytest.fixture
 async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """One of a test that ends it."""
-    async with running(database_url, redis_url, tmp_path / "log") as server:
+    """The same, for a test that ends it."""
+    async with ServerProcess(database_url, tmp_path / "log", VARIABLES, redis_url, PROGRAM).running() as server:
         yield server
 
 

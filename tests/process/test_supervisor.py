@@ -23,8 +23,7 @@ from tests.process.home import Home, place
 from tests.process.process_table import children_of, is_alive, said_of, zombies_of
 from tests.support.background import leaders
 from tests.support.command import NO_REDIS, call, environment, run
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import ServerProcess
+from tests.support.service import ServerProcess, shared_server
 from tests.support.waiting import until
 
 # Seconds in which processes that have lost their parent are gone.
@@ -49,15 +48,10 @@ async def ask(url: str) -> tuple[int, dict[str, object]]:
 @pytest.fixture(scope="module")
 async def serving(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
     """A server for all tests here that only look at it."""
-    database_url = await create_database(template)
-    server = ServerProcess(database_url, tmp_path_factory.mktemp("serving") / "log", {"TALLYSTICK_WORKERS": "2"})
-    try:
-        await server.start()
+    log = tmp_path_factory.mktemp("serving") / "log"
+    async with shared_server(template, log, {"TALLYSTICK_WORKERS": "2"}) as server:
         await server.workers()
         yield server
-    finally:
-        await server.stop()
-        await drop_database(template, database_url)
 
 
 async def test_the_admin_port(serving: ServerProcess) -> None:

@@ -21,8 +21,7 @@ from tests.process.process_table import is_alive, peers_of
 from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.history import History
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import NO_REDIS, ServerProcess, make_key
+from tests.support.service import NO_REDIS, ServerProcess, make_key, shared_server
 from tests.support.waiting import until
 
 WORKERS = 2
@@ -91,15 +90,9 @@ async def two_workers(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
     """A server that the tests of a crew leave serving."""
-    database_url = await create_database(template)
     log = tmp_path_factory.mktemp("crew") / "log"
-    server = ServerProcess(database_url, log, {"TALLYSTICK_WORKERS": str(WORKERS)}, redis_url)
-    try:
-        await server.start()
+    async with shared_server(template, log, {"TALLYSTICK_WORKERS": str(WORKERS)}, redis_url) as server:
         yield server
-    finally:
-        await server.stop()
-        await drop_database(template, database_url)
 
 
 @pytest.fixture
@@ -207,15 +200,9 @@ async def impatient(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
     """A server with two workers that it waits three seconds for."""
-    database_url = await create_database(template)
-    log = tmp_path_factory.mktemp("impatient") / "log"
-    server = ServerProcess(database_url, log, {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.short_timeouts")
-    try:
-        await server.start()
+    log, program = tmp_path_factory.mktemp("impatient") / "log", "tests.process.short_timeouts"
+    async with shared_server(template, log, {"TALLYSTICK_WORKERS": "2"}, redis_url, program) as server:
         yield server
-    finally:
-        await server.stop()
-        await drop_database(template, database_url)
 
 
 def silences(server: ServerProcess) -> int:

@@ -21,6 +21,7 @@ from server.store.postgres import Database
 from server.store.redis_connections import QUARANTINE_SECONDS
 from tests.support.client import Client
 from tests.support.listening import end
+from tests.support.postgres import create_database, drop_database
 from tests.support.waiting import until
 
 # Seconds a server process has to become ready, and to stop.
@@ -171,6 +172,15 @@ class ServerProcess:
         assert self._child is not None
         return self._child.pid
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["ServerProcess"]:
+        """Start it, and stop it with the block."""
+        try:
+            await self.start()
+            yield self
+        finally:
+            await self.stop()
+
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start it and wait until it is ready."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
@@ -233,3 +243,20 @@ class ServerProcess:
         except TimeoutError:
             self.kill()
             await self.wait()
+
+
+@asynccontextmanager
+async def shared_server(
+    template: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    redis_url: str = NO_REDIS,
+    module: str = "server.cli",
+) -> AsyncIterator[ServerProcess]:
+    """Run a server process on a new database, for several tests; the arguments are those of `ServerProcess`."""
+    database_url = await create_database(template)
+    try:
+        async with ServerProcess(database_url, log, environment, redis_url, module).running() as server:
+            yield server
+    finally:
+        await drop_database(template, database_url)

@@ -17,8 +17,7 @@ from server.http.routes import ROUTES
 from server.telemetry.metrics import METRICS, SUPERVISED
 from tests.input.wire import connect, request
 from tests.support.client import Client
-from tests.support.postgres import create_database, drop_database
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import ServerProcess, make_key, shared_server
 from tests.support.waiting import until
 from tests.telemetry.documented import ALL, Series, rows, series
 
@@ -33,15 +32,9 @@ async def server(
     """
     A server with one worker and a background process. A test must leave nothing on it that is still to be counted.
     """
-    database_url = await create_database(template)
-    variables = {"TALLYSTICK_BACKGROUND": "true"}
-    process = ServerProcess(database_url, tmp_path_factory.mktemp("metrics") / "log", variables, redis_url)
-    try:
-        await process.start()
+    log = tmp_path_factory.mktemp("metrics") / "log"
+    async with shared_server(template, log, {"TALLYSTICK_BACKGROUND": "true"}, redis_url) as process:
         yield process
-    finally:
-        await process.stop()
-        await drop_database(template, database_url)
 
 
 async def scraped(server: ServerProcess) -> dict[Series, float]:
