@@ -176,25 +176,25 @@ class BlockingDriver(Driver):
 
     def call(self, course: Course[T]) -> T:
         """Run a course and return its outcome."""
-        heard = None
+        result = None
         while True:
             try:
-                step = course.send(heard)
+                step = course.send(result)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
-            heard = self._do(step)
+            result = self._do(step)
 
     def iterate(self, course: Course[None]) -> Generator[Any, None, None]:
         """Run a course and yield its items."""
         with contextlib.closing(course), contextlib.ExitStack() as opened:
             pieces: Iterator[bytes] = iter(())
-            heard: Any = None
+            result: Any = None
             while True:
                 try:
-                    step = course.send(heard)
+                    step = course.send(result)
                 except StopIteration:
                     return
-                heard = None
+                result = None
                 match step:
                     case Item(value):
                         yield value
@@ -202,19 +202,19 @@ class BlockingDriver(Driver):
                         opened.close()
                         try:
                             response = opened.enter_context(self._http.stream(**self._opening(step)))
-                            heard = None if streams(response) else _read(response, TimeLeft(step.silence_seconds))
+                            result = None if streams(response) else _read(response, TimeLeft(step.silence_seconds))
                             pieces = response.iter_bytes()
                         except httpx.RequestError as error:
-                            heard = broken(error)
+                            result = broken(error)
                     case Read():
                         try:
-                            heard = next(pieces, b"")
+                            result = next(pieces, b"")
                         except httpx.RequestError as error:
-                            heard = broken(error)
+                            result = broken(error)
                     case _:
                         # Any other step means that the course no longer needs the stream.
                         opened.close()
-                        heard = self._do(step)
+                        result = self._do(step)
 
     def _do(self, step: Send | Pause) -> Answer | Broken | None:
         if isinstance(step, Pause):
@@ -241,26 +241,26 @@ class AsyncDriver(Driver):
 
     async def call(self, course: Course[T]) -> T:
         """Run a course and return its outcome."""
-        heard = None
+        result = None
         while True:
             try:
-                step = course.send(heard)
+                step = course.send(result)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
-            heard = await self._do(step)
+            result = await self._do(step)
 
     async def iterate(self, course: Course[None]) -> AsyncGenerator[Any, None]:
         """Run a course and yield its items."""
         with contextlib.closing(course):
             async with contextlib.AsyncExitStack() as opened:
                 pieces: AsyncIterator[bytes] | None = None
-                heard: Any = None
+                result: Any = None
                 while True:
                     try:
-                        step = course.send(heard)
+                        step = course.send(result)
                     except StopIteration:
                         return
-                    heard = None
+                    result = None
                     match step:
                         case Item(value):
                             yield value
@@ -269,19 +269,19 @@ class AsyncDriver(Driver):
                             try:
                                 response = await opened.enter_async_context(self._http.stream(**self._opening(step)))
                                 left = TimeLeft(step.silence_seconds)
-                                heard = None if streams(response) else await _aread(response, left)
+                                result = None if streams(response) else await _aread(response, left)
                                 pieces = response.aiter_bytes()
                             except httpx.RequestError as error:
-                                heard = broken(error)
+                                result = broken(error)
                         case Read():
                             assert pieces is not None, "a stream is opened before it is read"
                             try:
-                                heard = await anext(pieces, b"")
+                                result = await anext(pieces, b"")
                             except httpx.RequestError as error:
-                                heard = broken(error)
+                                result = broken(error)
                         case _:
                             await opened.aclose()
-                            heard = await self._do(step)
+                            result = await self._do(step)
 
     async def _do(self, step: Send | Pause) -> Answer | Broken | None:
         if isinstance(step, Pause):

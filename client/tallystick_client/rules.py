@@ -174,34 +174,36 @@ class Rules:
         lost = False
         while True:
             left = end - self.clock()
-            heard = judge(request, (yield Send(request, min(request.seconds_max, left - min(kept_seconds, left / 2)))))
-            if isinstance(heard, Done) or heard.settled:
-                return heard
-            lost = lost or heard.unknown
-            last = replace(heard, unknown=lost)
-            if not heard.again or (lost and request.repeat is Repeat.NOTHING):
+            verdict = judge(
+                request, (yield Send(request, min(request.seconds_max, left - min(kept_seconds, left / 2))))
+            )
+            if isinstance(verdict, Done) or verdict.settled:
+                return verdict
+            lost = lost or verdict.unknown
+            last = replace(verdict, unknown=lost)
+            if not verdict.again or (lost and request.repeat is Repeat.NOTHING):
                 return last
-            seconds = pause(heard.asked_seconds, pause_seconds)
+            seconds = pause(verdict.asked_seconds, pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
             if self.clock() + seconds >= end - (kept_seconds if lost else 0.0):
                 return last
             yield Pause(seconds)
 
 
-def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
+def judge(request: Request[T], reply: Answer | Broken) -> Done[T] | Failed[T]:
     """Return what an answer means for a request."""
     writes = request.repeat is not Repeat.READ
-    if isinstance(heard, Broken) and heard.no_tls:
-        return Failed(AddressError(f"the server does not speak TLS: {heard.reason}"))
-    if isinstance(heard, Broken):
-        return Failed(UnavailableError(heard.reason), again=True, unknown=writes and heard.sent)
-    if 200 <= heard.status < 300:
-        return _success(request, heard)
-    problem = _problem(heard)
+    if isinstance(reply, Broken) and reply.no_tls:
+        return Failed(AddressError(f"the server does not speak TLS: {reply.reason}"))
+    if isinstance(reply, Broken):
+        return Failed(UnavailableError(reply.reason), again=True, unknown=writes and reply.sent)
+    if 200 <= reply.status < 300:
+        return _success(request, reply)
+    problem = _problem(reply)
     if problem is None:
-        reason = f"{request} was answered {heard.status} with an incomplete problem"
+        reason = f"{request} was answered {reply.status} with an incomplete problem"
         return Failed(UnavailableError(reason), again=True, unknown=writes)
-    asked = _asked_seconds(problem, heard.headers)
+    asked = _asked_seconds(problem, reply.headers)
     if problem.outcome == "refused":
         return Failed(RefusedError(problem), settled=True)
     # A proxy may have answered while the server is still working on the request.
@@ -210,15 +212,15 @@ def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     return Failed(ProblemError(problem), _is_transient(problem), unknown, settled, asked)
 
 
-def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
+def _success(request: Request[T], reply: Answer) -> Done[T] | Failed[T]:
     try:
-        value = msgspec.json.decode(heard.body, type=request.answer)
+        value = msgspec.json.decode(reply.body, type=request.answer)
     except msgspec.DecodeError as error:
-        media_type = heard.headers.get("content-type", "json")
+        media_type = reply.headers.get("content-type", "json")
         if request.repeat is Repeat.READ and "json" not in media_type:
-            return Failed(AddressError(f"{request} was answered {heard.status} with {media_type}"))
+            return Failed(AddressError(f"{request} was answered {reply.status} with {media_type}"))
         reason = (
-            f"{request} was answered {heard.status} with something that is not a complete answer of Tallystick: {error}"
+            f"{request} was answered {reply.status} with something that is not a complete answer of Tallystick: {error}"
         )
         return Failed(UnavailableError(reason), again=True, unknown=request.repeat is not Repeat.READ)
     if isinstance(value, Results):
@@ -226,7 +228,7 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
         if waiting:
             return Failed(ProblemError(waiting[0]), again=True, partial=value)
     if isinstance(value, Posted):
-        value = msgspec.structs.replace(value, replayed=heard.headers.get("idempotent-replayed") == "true")
+        value = msgspec.structs.replace(value, replayed=reply.headers.get("idempotent-replayed") == "true")
     return Done(value)
 
 
@@ -301,22 +303,22 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
     )
 
 
-def _problem(heard: Answer) -> Problem | None:
+def _problem(reply: Answer) -> Problem | None:
     """Return the problem in an answer, None if it is incomplete, or a problem with only the status if it is none."""
     try:
-        found = msgspec.json.decode(heard.body, type=Problem)
-        if found.status == heard.status:
+        found = msgspec.json.decode(reply.body, type=Problem)
+        if found.status == reply.status:
             return found
     except msgspec.ValidationError:
         # It is complete JSON, but not a problem of Tallystick.
         pass
     except msgspec.DecodeError:
-        if "json" in heard.headers.get("content-type", ""):
+        if "json" in reply.headers.get("content-type", ""):
             return None
     detail = "The answer does not come from Tallystick, but from something in between."
-    if 300 <= heard.status < 400:
-        detail = f"Redirects are not followed; this one leads to {heard.headers.get('location', 'nowhere')}."
-    return Problem(status=heard.status, detail=detail)
+    if 300 <= reply.status < 400:
+        detail = f"Redirects are not followed; this one leads to {reply.headers.get('location', 'nowhere')}."
+    return Problem(status=reply.status, detail=detail)
 
 
 def _asked_seconds(problem: Problem, headers: Mapping[str, str]) -> float:

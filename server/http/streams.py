@@ -30,7 +30,7 @@ class Streams:
     """
 
     # The end of the refusal's text, which begins with "... has as many".
-    told: ClassVar = "long answers under way as it may have: read those to the end, or retry later."
+    refusal: ClassVar = "long answers under way as it may have: read those to the end, or retry later."
 
     def __init__(self) -> None:
         self.count = 0
@@ -46,7 +46,7 @@ class Streams:
         most, most_of_ledger = self._bounds()
         if self.count >= most or self._of_ledgers[ledger_id] >= most_of_ledger:
             whose = "The server" if self.count >= most else "This ledger"
-            raise Problem("overloaded", f"{whose} has as many {self.told}", retry_after=retry_after_seconds())
+            raise Problem("overloaded", f"{whose} has as many {self.refusal}", retry_after=retry_after_seconds())
         self.count += 1
         self._of_ledgers[ledger_id] += 1
 
@@ -64,7 +64,7 @@ class Streams:
 class EventStreams(Streams):
     """Limits the streams of events that are being sent."""
 
-    told = "streams of events under way as it may have: share one, or retry later."
+    refusal = "streams of events under way as it may have: share one, or retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return EVENT_STREAMS_MAX, EVENT_STREAMS_OF_LEDGER_MAX
@@ -73,7 +73,7 @@ class EventStreams(Streams):
 class Waiting(Streams):
     """Limits the requests that wait for events."""
 
-    told = "requests waiting for events as it may have: ask without `wait`, or retry later."
+    refusal = "requests waiting for events as it may have: ask without `wait`, or retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return WAITING_MAX, WAITING_OF_LEDGER_MAX
@@ -82,7 +82,7 @@ class Waiting(Streams):
 class Downloads(Streams):
     """Limits the copies of the reference's script that are being sent."""
 
-    told = "copies of this script under way as it may have: retry later."
+    refusal = "copies of this script under way as it may have: retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return DOWNLOADS_MAX, DOWNLOADS_MAX

@@ -67,14 +67,16 @@ class EventStreamHandlers:
         reply.keep_alive = False
         return reply
 
-    async def _pieces(self, call: Call, reading: Reading, read: Page | None, told: int) -> AsyncGenerator[bytes, None]:
+    async def _pieces(
+        self, call: Call, reading: Reading, read: Page | None, position: int
+    ) -> AsyncGenerator[bytes, None]:
         """
         Make the pieces of a stream, which always ends as a complete answer: its client reconnects.
 
         Args:
             read: The first page.
 
-            told: The last position that the client knows.
+            position: The last position that the client knows.
         """
         now = time.monotonic()
         ends = min(now + random.uniform(*LIFE_SECONDS), call.key.ends)  # noqa: S311 -- jitter, not a secret
@@ -84,16 +86,16 @@ class EventStreamHandlers:
         while True:
             if read is not None:
                 if read.events:
-                    told = read.events[-1].position
+                    position = read.events[-1].position
                     yield _blocks(read)
                     spoke = time.monotonic()
                 more = read.next_after < read.head
                 # Drops the page, so that it takes no memory while the stream waits.
                 read = None
             if time.monotonic() - spoke >= SILENCE_SECONDS:
-                told = reading.after
+                position = reading.after
                 # An id without data makes no event, but clients remember it and continue from there.
-                yield b": waiting\nid: %d\n\n" % told
+                yield b": waiting\nid: %d\n\n" % position
                 spoke = time.monotonic()
             if reading.ending or time.monotonic() >= ends:
                 break
@@ -114,7 +116,7 @@ class EventStreamHandlers:
             except Problem:
                 # The database was restored from a copy: the client reconnects and gets the problem.
                 break
-        if reading.after > told:
+        if reading.after > position:
             yield b"id: %d\n\n" % reading.after
 
 

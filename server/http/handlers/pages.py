@@ -99,8 +99,8 @@ class PageHandlers:
                 f'<tr><td><a href="{path}">{path}</a></td><td>{escape(text)}</td></tr>'
                 for path, text in _LINKS.values()
             )
-            told = f"<p>A payments ledger over HTTP, version {escape(VERSION)}.</p><table>{rows}</table>"
-            return _page("Tallystick", told, headers)
+            content = f"<p>A payments ledger over HTTP, version {escape(VERSION)}.</p><table>{rows}</table>"
+            return _page("Tallystick", content, headers)
         body = ServiceBody("tallystick", VERSION, {name: path for name, (path, _) in _LINKS.items()})
         return Reply(200, msgspec.json.encode(body), headers=headers)
 
