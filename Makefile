@@ -34,7 +34,7 @@ test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) peer
 	@$(SETUP) contract
 	@$(SETUP) docs
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 contract: ## a running server against its OpenAPI document, for a minute (CONTRACT_SECONDS=600 CONTRACT_SEED=2)
 	@$(SETUP) test

@@ -22,6 +22,8 @@ from loadtests.servers import tallystick
 
 # What is compared with the peer, which has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
+# What is compared with pgbench, also on many connections.
+POSTED = ("post", "hot")
 # Rows of the plain INSERT, as many as a bulk of ours, and the clients that send them.
 INSERT_ROWS = 500
 INSERT_CLIENTS = 4
@@ -89,13 +91,14 @@ async def sides(work: Work) -> None:
             for what in COMPARED:
                 cases.append(Case({}, partial(closed, work, what, running.target)))
                 cases.append(Case({"side": "peer"}, partial(closed, work, what, other)))
+            cases += [Case({}, partial(closed, work, what, running.target, MANY)) for what in POSTED]
             cases.append(Case({"side": "bare", "workload": "read"}, partial(closed, work, "bare", nothing)))
             cases += _pgbench_cases(work, databases)
             try:
                 await in_turns(work, cases)
                 peers = {(run["workload"], run["round"]): run for run in work.part.runs if run["side"] == "peer"}
                 for run in work.part.runs:
-                    if run["side"] == "tallystick":
+                    if run["side"] == "tallystick" and run["connections"] == USUAL:
                         run["times"] = run["per_second"] / peers[run["workload"], run["round"]]["per_second"]
             finally:
                 [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)

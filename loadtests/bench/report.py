@@ -15,7 +15,8 @@ from loadtests.openloop.results import CURVE
 
 TEMPLATE = Path(__file__).with_name("template.md")
 # The fields that identify runs of one kind.
-KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys", "workers")
+SIDES = ("side", "workload", "connections")
+KIND = (*SIDES, "share", "step", "transfers", "ledgers", "keys", "workers")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 # Names in the figures, and the words for readers.
 NAMES = {
@@ -73,10 +74,10 @@ def _label(name: str, value: Any) -> str:
 # By the name that the template uses.
 TABLES = {
     "api": Table("api", ("workload", "connections"), (RATE, P50, P99, P999, NOT_ANSWERED)),
-    "sides": Table("sides", ("side", "workload"), (RATE, P50, P99, Column("times the peer", "times", spreads=True))),
+    "sides": Table("sides", SIDES, (RATE, P50, P99, Column("times the peer", "times", spreads=True))),
     "cpu": Table(
         "sides",
-        ("side", "workload"),
+        SIDES,
         (
             *(
                 Column(f"{name}, {word}", partial(_microseconds, kind=kind, mode=mode))

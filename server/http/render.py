@@ -17,6 +17,7 @@ from server.http.members import (
     NextCursor,
     ProblemBody,
     Status,
+    Sum,
     TransferKind,
     TransferState,
     Uuid,
@@ -98,7 +99,8 @@ class BalanceBody(msgspec.Struct, gc=False):
     account: AccountName
     currency: CurrencyName
     at: Instant
-    balance: Minor
+    # By value date it is a running sum of transfers, not a balance that the account ever had.
+    balance: Sum
     version: Version | None
 
 

@@ -167,6 +167,14 @@ class Child:
             self.killed_for = reason
             self.process.send_signal(signal.SIGKILL)
 
+    @property
+    def ending(self) -> str:
+        """Why it has ended: its refusal, the reason to kill it, or its signal or exit code."""
+        code = self.process.returncode
+        # A child that ended by itself before it could be killed has an exit code.
+        killed_for = self.killed_for if code == -signal.SIGKILL else ""
+        return self.refusal or killed_for or (f"signal {-code}" if code < 0 else f"code {code}")
+
     def close(self) -> None:
         """Handle the child's last messages and mark it as ended."""
         self._channel.read_all()

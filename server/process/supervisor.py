@@ -223,9 +223,7 @@ class Supervisor:
         collect_orphans(own)
 
     def _ended(self, child: Child, slot: Slot) -> None:
-        code = child.process.returncode
-        ending = f"signal {-code}" if code < 0 else f"code {code}"
-        reason = child.refusal or child.killed_for or ending
+        reason = child.ending
         if self.stopping or slot.current is not child:
             log.info("%s (process %d) ended: %s", slot.program.name, child.pid, reason)
             return
@@ -314,8 +312,8 @@ class Supervisor:
             return False
         await successor.served_or_ended.wait()
         if not successor.served:
-            reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
-            log.error("swapping stops at %s, which keeps running: its successor ended: %s", slot.program.name, reason)
+            ending = successor.ending
+            log.error("swapping stops at %s, which keeps running: its successor ended: %s", slot.program.name, ending)
             return False
         # These settings work, so children that are restarted later get them too.
         self._values = values
