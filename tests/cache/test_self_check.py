@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
+import orjson
 import pytest
 
 from server.ledger.self_check import SAMPLE_EVERY
@@ -85,7 +86,7 @@ async def test_a_wrong_snapshot_is_found_and_removed(
         assert await names.learn(database)
         (ledger,) = await database.read("ledger_by_name", LEDGER)
     redis = RedisServer(one.redis_url, None, 5.0)
-    wrong = Snapshot(version, b'{"wrong":true}').packed(names.run)
+    wrong = Snapshot(version, orjson.dumps({**right, "balance": right["balance"] + 1})).packed(names.run)
     await redis.submit(b"", ("SET", names.snapshot(ledger["id"], "alice"), wrong, "PX", 100 * SNAPSHOT_MS))
     await redis.close()
     with caplog.at_level(logging.ERROR, "server.ledger.self_check"):

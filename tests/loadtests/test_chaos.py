@@ -1,10 +1,9 @@
-"""In chaos, the seed decides the faults, a correct service passes, lies are found, and nothing is left behind."""
+"""In chaos, the seed decides the faults, lies are found, and an interrupted run leaves nothing behind."""
 
 import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -36,11 +35,9 @@ from loadtests.history.recorder import Heard
 from tests.loadtests.stories import Ledger, Story, flagged, history
 
 ROOT = Path(__file__).resolve().parents[2]
-# More than half of these seconds have no faults.
 SECONDS = 24
-# With this seed, a server is killed between a commit and its answer, and PostgreSQL crashes.
 SEED = "3"
-# Limit for a run with its start and its checks, on a machine that is busy with other tests and a second run.
+# Limit for a run with its start and its checks, on a machine that is busy with other tests.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
 
@@ -201,11 +198,10 @@ def test_what_a_run_concludes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 class Started(NamedTuple):
-    """A run as a process, with a folder for its temporary files, whose path is short, and one for its reports."""
+    """A run as a process, with a folder for its temporary files, whose path is short."""
 
     process: asyncio.subprocess.Process
     temporary: Path
-    reports: Path
 
     def left_behind(self) -> list[str]:
         """Return the temporary files that are left, and the processes whose command line names one."""
@@ -225,7 +221,7 @@ async def started(reports: Path) -> AsyncIterator[Started]:
     """
     Start a short run; it is ended with the body.
 
-    It has no brokers, which would use more CPU than everything else: `.ci/run` has a run with them.
+    It has no brokers, which would use more CPU than everything else: `.ci/run` has a run with them, to the end.
     """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
@@ -239,22 +235,15 @@ async def started(reports: Path) -> AsyncIterator[Started]:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            yield Started(process, Path(temporary), reports)
+            yield Started(process, Path(temporary))
         finally:
             if process.returncode is None:
                 process.terminate()
                 await process.communicate()
 
 
-@pytest.fixture(scope="module")
-async def honest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Started]:
-    """A run that goes on while the next test has its own, because both mostly wait."""
-    async with started(tmp_path_factory.mktemp("chaos")) as run:
-        yield run
-
-
 @pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_it_ends_what_it_started(honest: Started, tmp_path: Path) -> None:
+async def test_it_ends_what_it_started(tmp_path: Path) -> None:
     """
     A run that is interrupted during a fault heals and ends everything; its history passes, and fails with a lie in it.
     """
@@ -284,15 +273,3 @@ def show_as_it_was(path: Path) -> None:
     last = [n for n in answers if reads[events[n]["op"]] == reads[events[first]["op"]]][-1]
     events[last]["response"] = events[first]["response"]
     path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
-
-
-@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_a_correct_service_passes(honest: Started) -> None:
-    """A short run of a correct service finds no violation and leaves nothing behind."""
-    async with asyncio.timeout(RUN_SECONDS_MAX):
-        output, _ = await honest.process.communicate()
-    said = output.decode()
-    assert honest.process.returncode == 0, said
-    assert re.search(r": 0 violations$", said, re.MULTILINE), said
-    assert honest.left_behind() == []
-    assert list((honest.reports / "chaos").iterdir()) == []
