@@ -32,7 +32,7 @@ class Limits(Answered, frozen=True):
 
 
 class Rows(Answered, frozen=True):
-    """A number of rows. If there are too many to count at once, it is from the auditor's last round and not exact."""
+    """A number of rows. From 1,000 on it is not exact: it is that of the auditor's last round, if that is larger."""
 
     count: int
     exact: bool

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from server.events.feed import TYPES, Envelope
+from server.events.webhooks.endpoints import TEST_TYPE
 from server.http.render import AccountBody, TransferNow
 from server.telemetry.version import VERSION
 
@@ -19,9 +20,10 @@ SUMMARIES: Final = {
     "hold.expired": "A hold expired, and what remained of it was released; `parent` is the hold.",
     "transfer.reversed": "A transfer or capture, or a part of it, was moved back; `parent` is what was reversed.",
     "account.created": "An account was opened.",
-    "account.updated": "Limits or metadata of an account were changed.",
+    "account.updated": "Limits or metadata of an account were changed, or it was opened again.",
     "account.closed": "An account was closed: no more money moves to or from it.",
 }
+TEST_SUMMARY: Final = "A test of the endpoint, sent on request. It is not in the feed, so its position is 0."
 _CONTENT_TYPE: Final = "application/cloudevents+json"
 _REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -44,12 +46,15 @@ def document() -> bytes:
             "address": None,
             "title": "A webhook endpoint",
             "description": "A POST to the URL of the endpoint, signed as in Standard Webhooks.",
-            "messages": names,
+            "messages": {**names, TEST_TYPE: {"$ref": f"#/components/messages/{TEST_TYPE}"}},
         },
         "kafka": {
             "address": "{topic}",
             "title": "A topic of Kafka",
-            "description": "The key of a message is the account that the event is about; for a transfer, its source.",
+            "description": (
+                "The key of a message is the account that the event is about; for a transfer, its source. A refusal "
+                "that names no account has no key."
+            ),
             "parameters": {"topic": {"description": "The topic that was given to `tallystick sinks create kafka`."}},
             "messages": names,
         },
@@ -67,6 +72,8 @@ def document() -> bytes:
             "messages": names,
         },
     }
+    messages = {name: _message(name, SUMMARIES[name], _event(name)) for name in TYPES}
+    messages[TEST_TYPE] = _message(TEST_TYPE, TEST_SUMMARY, described_test(schemas[Envelope.__name__]))
     whole = {
         "asyncapi": "3.0.0",
         "info": {
@@ -83,28 +90,37 @@ def document() -> bytes:
             name: {"action": "send", "channel": {"$ref": f"#/channels/{name}"}, "summary": channel["title"]}
             for name, channel in channels.items()
         },
-        "components": {"messages": {name: _message(name) for name in TYPES}, "schemas": schemas},
+        "components": {"messages": messages, "schemas": schemas},
     }
     return msgspec.json.format(msgspec.json.encode(whole), indent=2)
 
 
-def _message(name: str) -> dict[str, Any]:
-    data = AccountBody if name.startswith("account.") else TransferNow
+def described_test(envelope: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the test of an endpoint: an envelope of its own type, without data."""
+    own = {
+        "id": {"type": "string", "description": "No event has this id.", "examples": ["main/test-17"]},
+        "type": {"const": f"tallystick.{TEST_TYPE}.v1"},
+        "subject": {"type": "string", "description": "The id of the endpoint."},
+        "position": {"const": 0},
+        "data": {"type": "object", "maxProperties": 0},
+    }
+    return {**envelope, "properties": {**envelope["properties"], **own}}
+
+
+def _message(name: str, summary: str, payload: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": f"tallystick.{name}.v1",
         "title": name,
-        "summary": SUMMARIES[name],
+        "summary": summary,
         "contentType": _CONTENT_TYPE,
-        "payload": {
-            "allOf": [
-                {"$ref": _REFERENCE.format(name=Envelope.__name__)},
-                {
-                    "type": "object",
-                    "properties": {
-                        "type": {"const": f"tallystick.{name}.v1"},
-                        "data": {"$ref": _REFERENCE.format(name=data.__name__)},
-                    },
-                },
-            ]
-        },
+        "payload": payload,
     }
+
+
+def _event(name: str) -> dict[str, Any]:
+    data = AccountBody if name.startswith("account.") else TransferNow
+    own = {
+        "type": {"const": f"tallystick.{name}.v1"},
+        "data": {"$ref": _REFERENCE.format(name=data.__name__)},
+    }
+    return {"allOf": [{"$ref": _REFERENCE.format(name=Envelope.__name__)}, {"type": "object", "properties": own}]}

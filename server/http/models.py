@@ -227,8 +227,14 @@ class ChildItem(Strict, kw_only=True):
     parent_key: Annotated[str, Meta(description="Idempotency key of the parent, instead of `parent`.")] | UnsetType = (
         UNSET
     )
-    amount: Amount | UnsetType | None = UNSET
-    release_rest: ReleaseRest | UnsetType = UNSET
+    amount: (
+        Annotated[Amount | None, Meta(description="Null means all that is left. A void does not take this member.")]
+        | UnsetType
+    ) = UNSET
+    release_rest: (
+        Annotated[bool, Meta(description="Whether a capture releases the rest of the hold; only a capture takes it.")]
+        | UnsetType
+    ) = UNSET
 
 
 class ChildItemAnyKey(ChildItem, kw_only=True):

@@ -280,7 +280,8 @@ class Pipeline:
                 known = self._gate.exhausted(key) if cost else None
                 self._judge(call, cost, known or await self._gate.enter(key, cost, look_up, name))
                 if route.body is None:
-                    asked = decode_query(call.query_string, route.query)
+                    # Pages ignore parameters.
+                    asked = None if route.role is None else decode_query(call.query_string, route.query)
                 else:
                     call.body = await read_body(call, BODY_MAX_BYTES)
                     if route.replay is not None and (reply := route.replay(call)) is not None:

@@ -12,9 +12,12 @@ from server.http.query import Query
 from server.http.reply import Reply
 
 # The codes of problems that every route can answer, and those added by routes with a key and by routes with a body.
-_ANY: Final = ("malformed_request", "invalid_request", "quota_exceeded", "overloaded", "unavailable", "internal_error")
-_WITH_KEY: Final = ("unauthorized", "forbidden", "too_many_running", "cost_exceeds_capacity")
-_WITH_BODY: Final = ("body_too_large", "unsupported_media_type", "request_timeout")
+_ANY: Final = (
+    *("malformed_request", "invalid_request", "request_timeout"),
+    *("quota_exceeded", "overloaded", "unavailable", "internal_error"),
+)
+_WITH_KEY: Final = ("unauthorized", "forbidden", "cost_exceeds_capacity")
+_WITH_BODY: Final = ("body_too_large", "unsupported_media_type")
 
 # In a path, stands for one segment.
 NAME: Final = "{id}"
@@ -144,6 +147,9 @@ class Route(NamedTuple):
         codes = {*_ANY, *self.problems}
         if self.role is not None:
             codes.update(_WITH_KEY)
+        if not self.free:
+            # Pages too may be asked for with a key.
+            codes.add("too_many_running")
         if self.body is not None:
             codes.update(_WITH_BODY)
         if self.keyless is not None:

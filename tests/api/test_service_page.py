@@ -48,6 +48,13 @@ async def test_links(anybody: Client) -> None:
         assert (await anybody.get(path)).status == 200, path
 
 
+async def test_parameters_are_ignored(client: Client, anybody: Client) -> None:
+    """Pages ignore parameters, whether the caller has no key, a new one or one that is remembered."""
+    for caller in (anybody, client, client):
+        for path in ("/problems", "/openapi.json", "/"):
+            assert (await caller.get(f"{path}?x=1")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/problems", "/problems/insufficient_funds"])
 async def test_in_a_browser(service: Service, chromium: Chromium, path: str) -> None:
     """A page makes one request, none to another host, logs no error, and is no wider than a phone."""

@@ -50,6 +50,7 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
                 await wire.send(data)
                 (response,) = await wire.receive_all()
                 assert (response.status, response.json["code"]) == (503, "overloaded")
+                assert (response.json["outcome"], response.json["retry"]) == ("not_applied", "same_key")
                 assert response.headers["connection"] == "close"
                 assert 1 <= int(response.headers["retry-after"]) <= 3
         for wire in wires:

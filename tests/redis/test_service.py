@@ -55,7 +55,7 @@ async def _hung(redis: Broken) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _slow(redis: Broken) -> AsyncIterator[None]:
-    redis.proxy.delay_seconds = 0.2
+    redis.proxy.delay_seconds = 1.0
     yield
     redis.proxy.delay_seconds = 0.0
 
@@ -167,8 +167,8 @@ async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey:
     async with redis_proxied(valkey.socket) as (proxy, port):
         url = f"redis://127.0.0.1:{port}"
         async with (
-            in_process(database_url, url, redis_timeout_ms=50) as one,
-            in_process(database_url, url, redis_timeout_ms=50) as two,
+            in_process(database_url, url, redis_timeout_ms=250) as one,
+            in_process(database_url, url, redis_timeout_ms=250) as two,
         ):
             token = await make_key(database_url, LEDGER)
             customer = Customer(*(Client(service.session, service.url, token) for service in (one, two)))

@@ -73,7 +73,10 @@ class Publishing(NamedTuple):
             return not any([(await sinks.lag(row)).events for row in rows])
 
         await until(relayed)
-        await until(sent, ARRIVE_SECONDS)
+        try:
+            await until(sent, ARRIVE_SECONDS)
+        except TimeoutError as error:
+            raise AssertionError(f"not settled: {await sinks.rows()}") from error
 
     async def events(self) -> dict[str, Event]:
         """Return the feeds of all ledgers, by the ids of events."""

@@ -61,6 +61,15 @@ def check_answer(route: Route, status: int, headers: Mapping[str, str], body: by
         assert errors == [], f"{name} with {errors[0]}"
 
 
+def check_message(body: bytes) -> None:
+    """Check that the document describes a message to a webhook endpoint, by its type."""
+    message = json.loads(body)
+    name = message["type"].removeprefix("tallystick.").removesuffix(".v1")
+    schema = _described()["webhooks"][name]["post"]["requestBody"]["content"]["application/cloudevents+json"]["schema"]
+    errors = [error.message for error in Draft202012Validator(_strict(schema)).iter_errors(message)]
+    assert errors == [], f"{name} with {errors[0]}"
+
+
 @cache
 def _described() -> Any:
     return json.loads(document())

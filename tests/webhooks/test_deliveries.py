@@ -16,6 +16,7 @@ from server.ledger.ids import new_transfer_id
 from server.store.postgres import Database
 from tests.support.client import Client
 from tests.support.clock import BooksClock
+from tests.support.declared import check_message
 from tests.support.postgres import administer
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -50,6 +51,8 @@ async def test_in_order(admin: Client, delivering: Delivering) -> None:
         await happen(admin, 60)
         await until(lambda: len(receiver.requests) == 60)
         assert receiver.positions == list(range(3, 63))
+        for request in receiver.requests:
+            check_message(request.body)
         await until(lambda: _position(admin, made, 62))
         event = Webhook(made["secret"]).verify(receiver.requests[0].body, receiver.requests[0].headers)
         assert (event["id"], event["type"]) == ("hooks/3", "tallystick.account.created.v1")

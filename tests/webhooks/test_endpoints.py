@@ -26,6 +26,7 @@ from server.http.problems import KINDS
 from server.settings import Settings
 from tests.support.client import Client
 from tests.support.clock import BooksClock
+from tests.support.declared import check_message
 from tests.support.postgres import administer
 from tests.support.service import WEBHOOK_KEY, Service, in_process
 from tests.support.waiting import until
@@ -143,6 +144,14 @@ async def test_what_there_is_not(admin: Client, name: str) -> None:
         assert (answer.status, answer.code) == (404, "webhook_endpoint_not_found"), (method, rest)
 
 
+async def test_forms_of_an_id(admin: Client) -> None:
+    """An id is found in upper case too, but in no other form of UUIDs."""
+    made = await make(admin, URL)
+    assert (await admin.get(f"{PATH}/{made['id'].upper()}")).status == 200
+    for name in (made["id"].replace("-", ""), f"urn:uuid:{made['id']}", f"%7B{made['id']}%7D"):
+        assert (await admin.get(f"{PATH}/{name}")).status == 404, name
+
+
 async def test_pages(admin: Client) -> None:
     """The list is paged in order of creation; a ledger has a maximum of endpoints, and a removal makes room."""
     made = [(await make(admin, URL))["id"] for _ in range(ENDPOINTS_OF_LEDGER_MAX)]
@@ -192,6 +201,7 @@ async def test_a_test(admin: Client, clock: BooksClock) -> None:
             for secret, signature in zip(secrets, given, strict=False):
                 event = Webhook(secret).verify(received.body, {**received.headers, "webhook-signature": signature})
                 assert (event["type"], event["position"]) == ("tallystick.webhook.test.v1", 0)
+                check_message(received.body)
                 assert (event["id"], event["subject"]) == (received.headers["webhook-id"], made["id"])
             return len(given)
 

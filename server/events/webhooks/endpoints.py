@@ -27,6 +27,8 @@ SECRETS_MAX: Final = 5
 # Tests of endpoints that a worker makes at once, in all and for one ledger: each may take ten seconds.
 TESTS_MAX: Final = 32
 TESTS_OF_LEDGER_MAX: Final = 4
+# The type of the message that tests an endpoint, which is no type of the feed.
+TEST_TYPE: Final = "webhook.test"
 # The outcomes of an attempt: the event has arrived, is retried, is given up, or its endpoint is disabled.
 OUTCOMES: Final = ("delivered", "failed", "dead", "gone")
 
@@ -284,7 +286,7 @@ def _endpoint(rows: list[asyncpg.Record]) -> Endpoint:
 
 def _test_message(ledger: str, endpoint_id: UUID) -> Message:
     """Return a message that no receiver takes for an earlier one: its id is not that of an event."""
-    event = Event(0, "webhook.test", str(endpoint_id), (), datetime.now(UTC), b"{}")
+    event = Event(0, TEST_TYPE, str(endpoint_id), (), datetime.now(UTC), b"{}")
     message_id = f"{ledger}/test-{new_transfer_id()}"
     body = {**msgspec.json.decode(envelope(event, ledger)), "id": message_id}
     return Message(message_id, msgspec.json.encode(body))

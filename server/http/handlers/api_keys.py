@@ -29,7 +29,7 @@ from server.gate.key_store import (
     rotate_key,
 )
 from server.gate.keys import Defaults
-from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate, shown_rate
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, QUOTA_MAX, read_rate, shown_rate
 from server.gate.tokens import is_key_id
 from server.http.call import Call
 from server.http.cursors import Position, read_cursor
@@ -69,7 +69,7 @@ Accounts = Annotated[
 Rate = Annotated[
     str,
     Meta(
-        description="Rate of requests that the key may make; null means the service's default.",
+        description=f"Rate of requests that the key may make, up to {QUOTA_MAX:,}; null means the service's default.",
         examples=["100/s"],
         extra_json_schema={"pattern": "^[1-9][0-9]{0,6}(/(s|min|h|day))?$"},
     ),

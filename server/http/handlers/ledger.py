@@ -36,7 +36,10 @@ class LedgerRowsBody(msgspec.Struct, gc=False):
     count: Count
     exact: Annotated[
         bool,
-        Meta(description=f"False from {summary.COUNTED_MAX} on: `count` is then from the auditor's last round."),
+        Meta(
+            description=f"False from {summary.COUNTED_MAX} on. `count` is then that of the auditor's last round, if "
+            "that is larger."
+        ),
     ]
 
 

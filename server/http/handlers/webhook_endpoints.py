@@ -51,9 +51,10 @@ Url = Annotated[
     Meta(
         min_length=1,
         max_length=URL_LENGTH_MAX,
-        description="HTTPS URL to which events are sent. HTTP is allowed in networks that the operator has listed.",
+        description="HTTPS URL to which events are sent, without a user and a fragment. HTTP is allowed in networks "
+        "that the operator has listed.",
         examples=["https://example.com/webhooks"],
-        extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"},
+        extra_json_schema={"format": "uri"},
     ),
 ]
 Types = Annotated[
@@ -306,10 +307,15 @@ def _named(call: Call) -> UUID:
     Raises:
         Problem: The text in the path is not an id.
     """
+    name = call.names[0]
     try:
-        return UUID(call.names[0])
+        found = UUID(name)
     except ValueError:
         raise Problem("webhook_endpoint_not_found") from None
+    # UUID() also takes braces, a prefix, and hyphens anywhere.
+    if str(found) != name.lower():
+        raise Problem("webhook_endpoint_not_found")
+    return found
 
 
 def _bits(types: list[EventType]) -> int:

@@ -5,10 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from server.events.feed import TYPES
 from server.http.openapi import answers, fields, schemas
 from server.http.openapi.operations import operation
-from server.http.openapi.webhooks import webhook
+from server.http.openapi.webhooks import webhooks
 from server.http.routes import ROUTES
 from server.telemetry.version import VERSION
 
@@ -19,14 +18,16 @@ _INFO: Final = {
     "description": (
         "Amounts are whole numbers of minor units, 1 to 2^63-1; `1250` of EUR is 12.50. With `Accept: "
         "application/json; amounts=string` every amount and balance in an answer is a string, for languages whose "
-        "numbers are not exact above 2^53. Requests always take numbers. Times are RFC 3339 in UTC.\n\n"
+        "numbers are not exact above 2^53. Requests always take numbers. Times are RFC 3339, from the year 2 to the "
+        "year 9998 and without leap seconds; answers have them in UTC.\n\n"
         "Keep an idempotency key until you know the answer to its transfer. Until then, send the same request again "
         "with the same key: it is done once. Every problem of a write says in `outcome` what was done and in `retry` "
         "with which key to send it again. `/problems` explains each `code`.\n\n"
-        "Requests with an API key are refused if they have members or parameters that are not described here. Pages "
-        "that are open to all ignore parameters. Later versions may add members to answers and values to lists of "
-        "values: clients should ignore what they do not know. Every path with GET answers HEAD too. An unknown path "
-        "gets a 404 `not_found`, and a method that the path does not have a 405 `method_not_allowed`."
+        "A request is refused if it has members or parameters that are not described here, a member twice, or the "
+        "character U+0000. Only pages that are open to all ignore parameters. Later versions may add members to "
+        "answers and values to lists of values: clients should ignore what they do not know. Every path with GET "
+        "answers HEAD too. An unknown path gets a 404 `not_found`, and a method that the path does not have a 405 "
+        "`method_not_allowed`, unless the API key is not valid (401)."
     ),
     "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 }
@@ -60,7 +61,7 @@ def document() -> bytes:
         "servers": [{"url": "/", "description": "This server."}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(),
-        "webhooks": {name: webhook(name) for name in TYPES},
+        "webhooks": webhooks(),
         "components": {
             "securitySchemes": {"apiKey": _SECURITY},
             "schemas": {**schemas.components(), **answers.problem_schemas()},

@@ -41,7 +41,7 @@ REQUEST: Final = {
     "Cache-Control": _taken("Cache-Control", "`no-cache` reads the database instead of the cache.", "no-cache"),
     "Last-Event-ID": _taken(
         "Last-Event-ID",
-        "Position after which to continue. It takes precedence over `after`.",
+        "Position after which to continue, up to 2^63-1. It takes precedence over `after`.",
         "0",
         pattern="^(0|[1-9][0-9]{0,18})$",
     ),

@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
-from server.events.feed import Envelope
-from server.http.asyncapi import SUMMARIES
+from server.events.feed import TYPES, Envelope
+from server.events.webhooks.endpoints import TEST_TYPE
+from server.http.asyncapi import SUMMARIES, TEST_SUMMARY, described_test
 from server.http.openapi import schemas
 from server.http.render import AccountBody, TransferNow
 
@@ -19,10 +20,17 @@ _ANSWERS: Final = {
 }
 
 
-def webhook(name: str) -> dict[str, Any]:
-    """Return the request that an endpoint is sent for an event of this type."""
+def webhooks() -> dict[str, Any]:
+    """Return the requests that an endpoint is sent, by type."""
+    test = described_test(schemas.components()["Event"])
+    return {name: _request(name, SUMMARIES[name], _event(name)) for name in TYPES} | {
+        TEST_TYPE: _request(TEST_TYPE, TEST_SUMMARY, test)
+    }
+
+
+def _event(name: str) -> dict[str, Any]:
     data = AccountBody if name.startswith("account.") else TransferNow
-    event = {
+    return {
         "allOf": [
             schemas.schema(Envelope),
             {
@@ -31,10 +39,13 @@ def webhook(name: str) -> dict[str, Any]:
             },
         ]
     }
+
+
+def _request(name: str, summary: str, body: dict[str, Any]) -> dict[str, Any]:
     return {
         "post": {
             "operationId": f"on_{name.replace('.', '_')}",
-            "summary": SUMMARIES[name],
+            "summary": summary,
             "tags": ["Events"],
             "security": [],
             "parameters": [
@@ -48,7 +59,7 @@ def webhook(name: str) -> dict[str, Any]:
                 }
                 for field, (description, example) in _FIELDS.items()
             ],
-            "requestBody": {"required": True, "content": {"application/cloudevents+json": {"schema": event}}},
+            "requestBody": {"required": True, "content": {"application/cloudevents+json": {"schema": body}}},
             "responses": {status: {"description": text} for status, text in _ANSWERS.items()},
         }
     }

@@ -93,7 +93,8 @@ class Connection(Protocol):
             self.expect_first_head()
             return
         request_id = new_request_id()
-        reply = overloaded(request_id, write=False)
+        # The request is not read, so it counts as a write: what a write is told holds for a read too.
+        reply = overloaded(request_id, write=True)
         reply.keep_alive = False
         self._write(reply.encoded(request_id))
         self.force_close()
