@@ -1,5 +1,6 @@
 """The relay gives committed events their positions in the feed, and links them into the chain."""
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,13 +20,16 @@ EVENTS_MAX: Final = 10_000
 # Seconds that closing the connection may take: a server that does not answer has ended it, or will.
 CLOSE_SECONDS: Final = 0.5
 # Minimum seconds between two looks at the whole outbox, and how many times as long as a look they last: if rows cannot
-# be vacuumed yet, during a dump for instance, such a look may take a second.
+# be vacuumed yet, during a dump for instance, such a look may take a second. While ledgers are left
+# since another session locks their rows, the first limit is `RELAY_SECONDS`: only such a look finds what waits there.
 WHOLE_SECONDS: Final = 10.0
 WHOLE_SHARE: Final = 20
 # Seconds that a step may take, its commit included.
 STEP_SECONDS: Final = 30.0
 # Seconds after which the lag of a relay that completes no step grows.
 SILENT_SECONDS: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 RELAY_SETTINGS: Final = {
     **SESSION_SETTINGS,
@@ -36,7 +40,9 @@ RELAY_SETTINGS: Final = {
 
 class Relay:
     """
-    Relays events, as a job. Two relays at once do no harm: they wait for each other at the heads of the ledgers.
+    Relays events, as a job. Two relays at once do no harm: each leaves the ledgers of which the other relays events.
+
+    A ledger whose rows another session locks is left too, until they are free; the others do not wait for it.
 
     What it has seen is true for one connection only: after a crash of the server, ids of transactions are assigned
     again, and a standby may know fewer. So on a new connection it looks at everything.
@@ -69,6 +75,9 @@ class Relay:
         # The snapshot of the last look: "0" before the first one, and if more was left.
         self._since = "0"
         self._running: list[str] = []
+        # Ledgers that are left until the next look at everything, and since when there are such ledgers.
+        self._locked: list[int] = []
+        self._locked_since: float | None = None
         # On the clock of `time.monotonic`: when the next look at everything is due, and when the last step was made.
         self._whole_due = 0.0
         self._stepped = time.monotonic()
@@ -76,23 +85,30 @@ class Relay:
 
     @property
     def lag_seconds(self) -> float:
-        """Age in seconds of the oldest event that waited at the last look; it grows while steps fail."""
-        silent = time.monotonic() - self._stepped
-        return self._lag_seconds + silent if silent > SILENT_SECONDS else self._lag_seconds
+        """Age in seconds of the oldest event that waited at the last look; grows while steps fail or rows are held."""
+        now = time.monotonic()
+        silent = now - self._stepped
+        lag = self._lag_seconds + silent if silent > SILENT_SECONDS else self._lag_seconds
+        return lag if self._locked_since is None else max(lag, now - self._locked_since)
 
     async def step(self) -> float:
         """Relay a bounded number of events that have committed, and return the seconds until the next look."""
         began = time.monotonic()
         if not self._session.is_open or began >= self._whole_due:
-            self._since, self._running = "0", []
+            self._since, self._running, self._locked = "0", [], []
+            # The ledgers that are left have their turn within this time, even if there is always more to relay.
+            self._whole_due = began + WHOLE_SECONDS
         await self._failpoints.reach("relay.before")
         async with self._session.use() as own:
-            (row,) = await own.fetch(query("outbox_relay"), self._since, self._running, ROWS_MAX, EVENTS_MAX)
+            (row,) = await own.fetch(
+                query("outbox_relay"), self._since, self._running, ROWS_MAX, EVENTS_MAX, self._locked
+            )
         await self._failpoints.reach("relay.committed")
         if row["whole"] and self._since == "0":
             took = time.monotonic() - began
-            self._whole_due = began + max(WHOLE_SECONDS, WHOLE_SHARE * took)
-        self._since, self._running = row["since"], row["running"]
+            self._whole_due = began + max(RELAY_SECONDS if row["locked"] else WHOLE_SECONDS, WHOLE_SHARE * took)
+        self._since, self._running, self._locked = row["since"], row["running"], row["locked"]
+        self._note_locked(began)
         self._stepped = time.monotonic()
         self._lag_seconds = 0.0
         if row["rows_relayed"]:
@@ -102,6 +118,13 @@ class Relay:
                 listener(row["ledgers"])
         return RELAY_SECONDS if row["whole"] else 0.0
 
+    def _note_locked(self, now: float) -> None:
+        if not self._locked:
+            self._locked_since = None
+        elif self._locked_since is None:
+            self._locked_since = now
+            log.warning("events of ledgers wait for rows that another session has locked: %s", self._locked)
+
     def samples(self) -> Iterator[Sample]:
         """Return the job's metrics."""
         yield Sample("tallystick_events_total", (), self.relayed)
@@ -110,4 +133,5 @@ class Relay:
     async def close(self) -> None:
         """Leave events without a position to the next leader."""
         await self._session.close()
+        self._locked_since = None
         self._stepped = time.monotonic()

@@ -54,19 +54,21 @@ class KeyUses:
             log.warning("the last uses of %d keys could not be written in time", len(self._uses))
 
     async def write(self) -> None:
-        """Write the noted uses; if that fails, keep them for the next write."""
+        """Write the noted uses. If that fails, all are kept for the next write, and always those of locked rows."""
         uses = dict(self._uses)
         if not uses:
             return
         now = time.monotonic()
         ledgers, ids = zip(*uses, strict=True)
         try:
-            await self._database.write("api_key_use_many", list(ledgers), list(ids), [now - at for at in uses.values()])
+            ago = [now - at for at in uses.values()]
+            rows = await self._database.write("api_key_use_many", list(ledgers), list(ids), ago)
         except (StoreError, DatabaseError, QueueFullError) as error:
             log.warning("the last uses of keys could not be written: %s", type(error).__name__)
             return
+        left = {(row["ledger_id"], row["id"]) for row in rows}
         for name, at in uses.items():
-            if self._uses[name] == at:
+            if name not in left and self._uses[name] == at:
                 del self._uses[name]
 
     async def _write_on(self) -> None:

@@ -4,10 +4,13 @@
 -- those in p_running, nothing had committed by then. With 0 and an empty array everything is looked at, oldest first; so
 -- a relay begins, and so it goes on where a call did not relay all. The snapshot must be of the same session: ids that
 -- were given to nothing lasting are given again after a crash, and a standby may know less.
--- p_rows and p_events bound what one call relays.
+-- p_rows and p_events bound what one call relays. p_locked are ledgers that are left alone.
 --
 -- Result: how many rows and events were relayed, the instant of the oldest, the ledgers that have new positions, and the
--- snapshot for the next call. Where more waits, `whole` is false, and the snapshot is 0.
+-- snapshot for the next call. Where more waits, `whole` is false, and the snapshot is 0. `locked` are the ledgers of
+-- p_locked, and those of which another session locks the head or a row: nothing of them was relayed. The next calls are
+-- given them, up to one that is given 0 and none of them: only a look at everything finds what they have left, and
+-- nothing of theirs may be relayed before it.
 --
 -- Positions follow commits, not transaction ids: what is visible and has no position gets the next ones. So nothing ever
 -- appears behind a position that was given, however long a transaction runs, and ids may begin anew in a restored copy.
@@ -19,11 +22,13 @@ CREATE OR REPLACE FUNCTION relay_outbox(
     p_running  xid8[],
     p_rows     integer,
     p_events   integer,
+    p_locked   bigint[] DEFAULT '{}',
     OUT rows_relayed    integer,
     OUT events_relayed  bigint,
     OUT oldest          timestamptz,
     OUT ledgers         bigint[],
     OUT whole           boolean,
+    OUT locked          bigint[],
     OUT since           xid8,
     OUT running         xid8[]
 ) LANGUAGE plpgsql VOLATILE
@@ -40,7 +45,9 @@ DECLARE
     places     tid[];
     ids        xid8[];
     owners     bigint[];
+    owner      bigint;
     heads      feed_heads[];
+    held       tid[];
     taken      outbox[];
     digests    bytea[];
     types      integer[];
@@ -60,15 +67,15 @@ BEGIN
         FROM (
             SELECT o.* FROM (
                 (SELECT ctid AS place, transaction_id, ledger_id, posted_at, size FROM outbox
-                 WHERE p_since = '0'
+                 WHERE p_since = '0' AND ledger_id <> ALL (p_locked)
                  ORDER BY posted_at
                  LIMIT p_rows)
                 UNION ALL
                 SELECT ctid, transaction_id, ledger_id, posted_at, size FROM outbox
-                WHERE p_since <> '0' AND transaction_id >= p_since
+                WHERE p_since <> '0' AND transaction_id >= p_since AND ledger_id <> ALL (p_locked)
                 UNION ALL
                 SELECT ctid, transaction_id, ledger_id, posted_at, size FROM outbox
-                WHERE transaction_id = ANY (p_running)
+                WHERE transaction_id = ANY (p_running) AND ledger_id <> ALL (p_locked)
             ) AS o
             ORDER BY o.posted_at
             LIMIT p_rows
@@ -77,6 +84,7 @@ BEGIN
     ) AS o;
     rows_relayed := 0;
     events_relayed := 0;
+    locked := p_locked;
     whole := whole AND coalesce(found, 0) < p_rows;
     IF whole THEN
         since := pg_snapshot_xmax(seen);
@@ -89,20 +97,42 @@ BEGIN
         RETURN;
     END IF;
 
-    -- (2) Lock the heads. Whoever relays the same now waits here, and then finds the rows gone.
-    INSERT INTO feed_heads (ledger_id)
-    SELECT DISTINCT l.id FROM unnest(owners) AS l (id)
-    WHERE NOT EXISTS (SELECT FROM feed_heads AS h WHERE h.ledger_id = l.id)
-    ORDER BY l.id
-    ON CONFLICT DO NOTHING;
+    -- (2) Lock the heads and the rows, and leave the ledgers of which another session has locked one: the others do not
+    -- wait for it. Whoever relays the same now is such a session too.
+    FOR owner IN
+        SELECT DISTINCT l.id FROM unnest(owners) AS l (id)
+        WHERE NOT EXISTS (SELECT FROM feed_heads AS h WHERE h.ledger_id = l.id)
+        ORDER BY l.id
+    LOOP
+        BEGIN
+            INSERT INTO feed_heads (ledger_id) VALUES (owner) ON CONFLICT DO NOTHING;
+        EXCEPTION WHEN lock_not_available THEN
+            -- The foreign key has waited for the ledger in vain: without a head, it is left.
+            NULL;
+        END;
+    END LOOP;
     SELECT array_agg(h) INTO heads FROM (
-        SELECT * FROM feed_heads WHERE ledger_id = ANY (owners) ORDER BY ledger_id FOR NO KEY UPDATE
+        SELECT * FROM feed_heads WHERE ledger_id = ANY (owners) ORDER BY ledger_id FOR NO KEY UPDATE SKIP LOCKED
     ) AS h;
+    SELECT array_agg(h.place) INTO held FROM (
+        SELECT ctid AS place FROM outbox WHERE ctid = ANY (places) FOR UPDATE SKIP LOCKED
+    ) AS h;
+    -- A place alone might by now be another row's, of a transaction that had not ended then.
+    SELECT p_locked || coalesce(array_agg(DISTINCT o.ledger_id), '{}') INTO locked
+    FROM outbox AS o
+    WHERE o.ctid = ANY (places) AND (pg_visible_in_snapshot(o.transaction_id, seen) OR o.transaction_id = ANY (ids))
+      AND (o.ctid NOT IN (SELECT unnest(held)) OR o.ledger_id NOT IN (SELECT h.ledger_id FROM unnest(heads) AS h));
+    IF cardinality(locked) > cardinality(p_locked) THEN
+        whole := false;
+        since := '0';
+        running := '{}';
+    END IF;
 
-    -- (3) Take the rows. A place alone might by now be another row's, of a transaction that had not ended then.
+    -- (3) Take the rows.
     WITH gone AS (
         DELETE FROM outbox AS o
-        WHERE o.ctid = ANY (places) AND (pg_visible_in_snapshot(o.transaction_id, seen) OR o.transaction_id = ANY (ids))
+        WHERE o.ctid = ANY (places) AND o.ledger_id <> ALL (locked)
+          AND (pg_visible_in_snapshot(o.transaction_id, seen) OR o.transaction_id = ANY (ids))
         RETURNING o AS batch, o.ctid AS place
     )
     SELECT array_agg(g.batch ORDER BY (g.batch).ledger_id, (g.batch).posted_at, g.place) INTO taken FROM gone AS g;

@@ -89,14 +89,18 @@ JOIN api_keys AS k ON k.ledger_id = w.ledger_id AND k.id = w.id
 WHERE k.revoked_at IS NULL;
 
 -- name: api_key_use_many(ledger_ids, ids, seconds_ago)
--- Record the minutes in which keys were last used, in one order so that two workers cannot deadlock; it spans ledgers.
+-- Record the minutes in which keys were last used, and return the keys that are left because their rows are locked; it spans ledgers.
 WITH used AS (
     SELECT k.ledger_id, k.id, date_trunc('minute', ledger_clock() - w.seconds_ago * interval '1 second') AS at
     FROM unnest($1::bigint[], $2::text[], $3::float8[]) AS w (ledger_id, id, seconds_ago)
     JOIN api_keys AS k ON k.ledger_id = w.ledger_id AND k.id = w.id
-    ORDER BY k.ledger_id, k.id
-    FOR NO KEY UPDATE OF k
+    FOR NO KEY UPDATE OF k SKIP LOCKED
+), written AS (
+    UPDATE api_keys AS k SET last_used_at = used.at
+    FROM used
+    WHERE k.ledger_id = used.ledger_id AND k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.at)
 )
-UPDATE api_keys AS k SET last_used_at = used.at
-FROM used
-WHERE k.ledger_id = used.ledger_id AND k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.at);
+SELECT w.ledger_id, w.id
+FROM unnest($1::bigint[], $2::text[]) AS w (ledger_id, id)
+JOIN api_keys AS k ON k.ledger_id = w.ledger_id AND k.id = w.id
+WHERE (w.ledger_id, w.id) NOT IN (SELECT u.ledger_id, u.id FROM used AS u);

@@ -1,7 +1,7 @@
--- name: outbox_relay(since, running, rows, events)
+-- name: outbox_relay(since, running, rows, events, locked)
 -- Give committed events their positions in the feed, and return which ledgers have new ones.
-SELECT rows_relayed, events_relayed, oldest, whole, ledgers, since::text, running::text[]
-FROM relay_outbox($1::text::xid8, $2::text[]::xid8[], $3, $4);
+SELECT rows_relayed, events_relayed, oldest, whole, ledgers, since::text, running::text[], locked
+FROM relay_outbox($1::text::xid8, $2::text[]::xid8[], $3, $4, $5);
 
 -- name: feed_positions(ledgers)
 -- The newest position of each of these ledgers; a ledger without events has no row.

@@ -22,6 +22,8 @@ WITH needed (relation, privilege, columns) AS (
         ('outbox', 'SELECT', NULL),
         ('outbox', 'INSERT', NULL),
         ('outbox', 'DELETE', NULL),
+        -- To lock rows: nobody can set a generated column.
+        ('outbox', 'UPDATE', 'size'),
         ('feed_heads', 'SELECT', NULL),
         ('feed_heads', 'INSERT', NULL),
         ('feed_heads', 'UPDATE', 'position peak link'),

@@ -104,7 +104,7 @@ LEFT JOIN LATERAL (
 ORDER BY e.ledger_id, e.id;
 
 -- name: webhook_attempt_record(ledger_ids, endpoint_ids, replays, reached, positions, attempts, outcomes, due_seconds, ids, types, attempted_at, durations_ms, statuses, errors, answers, waiting_max)
--- Record the outcomes of attempts at many endpoints, and return for each whether the endpoint's position moved on.
+-- Record the outcomes of attempts at many endpoints, and return whether the position moved on; null if locked rows kept it from being recorded.
 WITH told AS MATERIALIZED (
     SELECT t.*
     FROM unnest(
@@ -115,12 +115,31 @@ WITH told AS MATERIALIZED (
         id, type, attempted_at, duration_ms, status, error, answer, number
     )
 ), locked AS MATERIALIZED (
-    -- In one order, so that two such statements cannot deadlock.
+    -- What another session has locked is left: the outcomes at other endpoints do not wait for it.
     SELECT e.ledger_id, e.id, e.replay, e.position
     FROM webhook_endpoints AS e
     WHERE (e.ledger_id, e.id) IN (SELECT t.ledger_id, t.endpoint_id FROM told AS t)
-    ORDER BY e.ledger_id, e.id
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE SKIP LOCKED
+), retries AS MATERIALIZED (
+    SELECT r.ledger_id, r.endpoint_id, r.position
+    FROM webhook_retries AS r
+    WHERE (r.ledger_id, r.endpoint_id, r.position) IN (
+        SELECT t.ledger_id, t.endpoint_id, t.position FROM told AS t WHERE t.reached IS NULL
+    )
+    FOR UPDATE SKIP LOCKED
+), held AS MATERIALIZED (
+    SELECT t.number FROM told AS t
+    WHERE EXISTS (
+        SELECT FROM webhook_endpoints AS e
+        WHERE e.ledger_id = t.ledger_id AND e.id = t.endpoint_id
+          AND (e.ledger_id, e.id) NOT IN (SELECT l.ledger_id, l.id FROM locked AS l)
+    ) OR t.reached IS NULL AND EXISTS (
+        SELECT FROM webhook_retries AS r
+        WHERE r.ledger_id = t.ledger_id AND r.endpoint_id = t.endpoint_id AND r.position = t.position
+          AND (r.ledger_id, r.endpoint_id, r.position) NOT IN (
+              SELECT w.ledger_id, w.endpoint_id, w.position FROM retries AS w
+          )
+    )
 ), judged AS MATERIALIZED (
     -- A first attempt moves the position on, unless another transaction has moved it, the endpoint is gone, or the
     -- attempt failed and too many events wait already.
@@ -133,6 +152,7 @@ WITH told AS MATERIALIZED (
             ) AS waiting
         ) < $16 END AS moves
     FROM told AS t JOIN locked AS l ON l.ledger_id = t.ledger_id AND l.id = t.endpoint_id
+    WHERE t.number NOT IN (SELECT h.number FROM held AS h)
 ), changed AS (
     UPDATE webhook_endpoints AS e
     SET position = greatest(e.position, j.reached),
@@ -170,7 +190,9 @@ WITH told AS MATERIALIZED (
     FROM judged WHERE outcome IS NOT NULL
     ON CONFLICT DO NOTHING
 )
-SELECT t.number, coalesce(j.moves, false) AS moved FROM told AS t LEFT JOIN judged AS j USING (number) ORDER BY t.number;
+SELECT t.number, CASE WHEN h.number IS NULL THEN coalesce(j.moves, false) END AS moved
+FROM told AS t LEFT JOIN judged AS j USING (number) LEFT JOIN held AS h USING (number)
+ORDER BY t.number;
 
 -- name: webhook_endpoint_key_page(after_ledger, after_id, limit)
 -- One page of the endpoints of all ledgers.

@@ -383,17 +383,20 @@ async def test_the_minute_of_the_last_use(database_url: str, redis_url: str) -> 
 
 
 async def test_uses_that_cannot_be_written_are_kept(service: Service, client: Client) -> None:
-    """While key rows are locked, uses are written later, and no request waits for them."""
+    """While a key's row is locked, its use is written later; no request and no other key's use waits for it."""
     assert service.app is not None
-    key = await make(client)
+    key, other = await make(client), await make(client)
     assert await opens(client, key["token"])
+    assert await opens(client, other["token"])
     uses = service.app.authenticator._uses
     connection = await asyncpg.connect(service.database_url)
     try:
         async with connection.transaction():
             await connection.execute("SELECT FROM tallystick.api_keys WHERE id = $1 FOR UPDATE", key["id"])
             await uses.write()
-            assert any(name == key["id"] for _, name in uses._uses)
+            assert key["id"] in {name for _, name in uses._uses}
+            assert other["id"] not in {name for _, name in uses._uses}
+            assert (await client.get(f"{KEYS}/{other['id']}")).json["last_used_at"] is not None
             assert await opens(client, key["token"])
     finally:
         await connection.close()

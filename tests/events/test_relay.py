@@ -93,7 +93,7 @@ async def test_a_step_is_bounded(service: Service, client: Client, told: Told, l
     since: str = "0"
     running: list[str] = []
     while True:
-        (row,) = await told.books.database.write("outbox_relay", since, running, 300, 250)
+        (row,) = await told.books.database.write("outbox_relay", since, running, 300, 250, [])
         parts += 1
         assert row["events_relayed"] <= 250
         since, running = row["since"], row["running"]
@@ -130,6 +130,60 @@ async def test_its_connection_is_lost(service: Service, client: Client, told: To
         await told.relay.step()
     await told.relay_all()
     assert await feed(service, ledger) == ["a", "b"]
+
+
+LOCKED = {
+    "the head": "SELECT FROM tallystick.feed_heads WHERE ledger_id = $1 FOR UPDATE",
+    "the oldest row": "SELECT FROM tallystick.outbox WHERE ledger_id = $1 ORDER BY posted_at LIMIT 1 FOR UPDATE",
+    "the newest row": "SELECT FROM tallystick.outbox WHERE ledger_id = $1 ORDER BY posted_at DESC LIMIT 1 FOR UPDATE",
+    "the ledger": "SELECT FROM tallystick.ledgers WHERE id = $1 FOR UPDATE",
+}
+
+
+@pytest.mark.parametrize("what", LOCKED)
+@pytest.mark.parametrize("running", [True, False], ids=["a running relay", "a new relay"])
+async def test_a_row_is_locked(
+    service: Service, client: Client, told: Told, ledger: str, what: str, *, running: bool
+) -> None:
+    """While a row of a ledger is locked from outside, others are relayed; then that ledger catches up, in order."""
+    beside = await service.client(f"{ledger}-beside")
+    accounts = ["a", "b", "c"]
+    ledger_id = await told.ledger_id(ledger)
+    if running:
+        await told.relay_all()
+    if what == "the head":
+        accounts = ["first", *accounts]
+        await client.open("first")
+        await told.relay_all()
+    connection = await asyncpg.connect(service.database_url)
+    try:
+        await client.open("a")
+        await client.open("b")
+        # Its share of a call is used up by the ledger that is locked.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(relays, "ROWS_MAX", 2)
+            async with connection.transaction():
+                await connection.execute(LOCKED[what], ledger_id)
+                for number in range(3):
+                    await beside.open(f"beside-{number}")
+                    await told.relay_all()
+                    assert len(await feed(service, f"{ledger}-beside")) == number + 1
+                if what != "the ledger":
+                    await client.open("c")
+                    await told.relay_all()
+                assert told.relay.lag_seconds > 0
+                assert len(await feed(service, ledger)) == len(accounts) - 3
+            if what == "the ledger":
+                await client.open("c")
+
+            async def caught_up() -> bool:
+                await told.relay_all()
+                return await feed(service, ledger) == accounts
+
+            await until(caught_up)
+        assert told.relay._locked == []
+    finally:
+        await connection.close()
 
 
 async def test_an_id_without_a_row(service: Service, client: Client, told: Told, ledger: str) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from standardwebhooks import Webhook
 
@@ -195,6 +197,51 @@ async def test_many_slow_ones_delay_no_other(
             await happen(other, 20)
             await until(lambda: theirs.positions == list(range(1, 21)))
             release.set()
+
+
+@pytest.mark.parametrize(("table", "column"), [("webhook_endpoints", "id"), ("webhook_retries", "endpoint_id")])
+async def test_a_locked_row(
+    admin: Client,
+    own: Service,
+    delivering: Delivering,
+    clock: BooksClock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    table: str,
+    column: str,
+) -> None:
+    """While a row of an endpoint is locked, its outcome waits to be recorded; nothing is sent again, anywhere."""
+    monkeypatch.setattr(records, "HELD_SECONDS", 0.01)
+    beside = await own.client("beside")
+    connection = await asyncpg.connect(own.database_url)
+    async with delivering(), receiving(fails_at(2)) as receiver, receiving(status(200)) as other:
+        made, made_beside = await make(admin, receiver.url()), await make(beside, other.url())
+        await happen(admin, 2)
+        await until(lambda: _position(admin, made, 2))
+        receiver.behaviour = status(200)
+        works = [partial(happen, admin, 2, "more"), partial(clock.advance, pause_longest(1))]
+        first, second = works if column == "id" else reversed(works)
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    f"SELECT FROM tallystick.{table} WHERE {column} = $1 FOR UPDATE", UUID(made["id"])
+                )
+                await first()
+                await until(lambda: len(receiver.requests) == 3)
+                await happen(beside, 20)
+                await until(lambda: _position(beside, made_beside, 20))
+                assert len(receiver.requests) == 3
+        finally:
+            await connection.close()
+        await second()
+        await until(lambda: _position(admin, made, 4))
+
+        async def arrived() -> bool:
+            return await listed(admin, made, "undelivered") == []
+
+        await until(arrived)
+        assert sorted(receiver.positions) == [1, 2, 2, 3, 4]
+        assert other.positions == list(range(1, 21))
 
 
 async def test_types(admin: Client, delivering: Delivering) -> None:

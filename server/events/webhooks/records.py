@@ -1,5 +1,7 @@
 """Records the outcomes of attempts: those of many endpoints with one statement."""
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -13,6 +15,11 @@ BATCH_MAX: Final = 500
 # Events of an endpoint that may wait for a retry. With this many, its position stays where it is: the feed itself holds
 # the events after it.
 WAITING_MAX: Final = 1_000
+# Seconds between two attempts to record an outcome while another session has locked the endpoint or the retry: most
+# locks are gone by then, and an outcome that waits for long costs little.
+HELD_SECONDS: Final = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -45,28 +52,35 @@ class Records:
 
     Args:
         database: Stores the outcomes.
-        database: Where to.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         # The sender limits how many outcomes wait.
-        self._lane: Coalescer[Outcome, bool] = Coalescer(self._write, batch_max=BATCH_MAX, in_flight_max=1)
+        self._lane: Coalescer[Outcome, bool | None] = Coalescer(self._write, batch_max=BATCH_MAX, in_flight_max=1)
 
     async def write(self, outcome: Outcome) -> bool:
         """
         Record an outcome, and return whether the endpoint has moved to the position that it reached.
 
+        While another session has locked rows that it needs, it waits; its caller sends the endpoint nothing meanwhile.
+
         Raises:
             StoreError, DatabaseError: It is unknown whether the outcome was recorded.
         """
-        return await self._lane.submit(outcome)
+        moved = await self._lane.submit(outcome)
+        if moved is None:
+            log.warning("an outcome waits for webhook rows of ledger %d that are locked", outcome.ledger_id)
+        while moved is None:
+            await asyncio.sleep(HELD_SECONDS)
+            moved = await self._lane.submit(outcome)
+        return moved
 
     async def drain(self) -> None:
         """Return when every submitted outcome has been recorded."""
         await self._lane.drain()
 
-    async def _write(self, outcomes: Sequence[Outcome]) -> list[bool]:
+    async def _write(self, outcomes: Sequence[Outcome]) -> list[bool | None]:
         columns = map(list, zip(*outcomes, strict=True))
         rows = await self._database.write("webhook_attempt_record", *columns, WAITING_MAX)
         return [row["moved"] for row in rows]
