@@ -34,6 +34,17 @@ WHERE ledger_id = $1 AND (created_at, id) < ($4::timestamptz, $5::text) AND {api
 ORDER BY created_at DESC, id DESC
 LIMIT $2;
 
+-- name: api_key_locked_many(ledger_id, ids)
+-- The keys whose rows another transaction has locked, found without waiting for any; each write gives another version.
+WITH free AS (
+    SELECT id FROM api_keys
+    WHERE ledger_id = $1 AND id = ANY ($2::text[])
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT id, xmin::text::bigint AS version FROM api_keys
+WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
+
 -- name: api_key_change(ledger_id, id, within, named, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, quota_seen, window_seen, burst_seen)
 -- Change the named fields of a key that is not revoked, unless its rate or burst is not as seen; a null resets a field.
 UPDATE api_keys

@@ -82,6 +82,7 @@ CASES = [
         lambda _: (f"{4711:016x}", None, ["rate", "burst"], 5, 1, 5, 5, None, None, None, None, None, None),
     ),
     case("api_key_rotate", 2, lambda _: (f"{4711:016x}", None, bytes(32), 60, 4)),
+    case("api_key_locked_many", 401, lambda _: ([f"{n:016x}" for n in range(1, 201)],)),
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}", None)),
     case(
         "api_key_use_many",
