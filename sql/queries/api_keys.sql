@@ -10,11 +10,17 @@
 --     SELECT FROM unnest(accounts::text[]) AS p (prefix) WHERE NOT p.prefix ^@ ANY ($3::text[])
 -- ))
 
--- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
--- Store the digest of a new key's secret, and what the key may do; the same key again changes nothing.
+-- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, keys_max)
+-- Store the digest of a new key's secret, and what the key may do; the same key again changes nothing; no row if full.
+-- Keys that are made at the same moment do not count one another: some few may be too many.
 INSERT INTO api_keys AS k
     (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[])
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[]
+WHERE (
+    SELECT count(*) FROM (
+        SELECT FROM api_keys AS l WHERE l.ledger_id = $1 AND l.revoked_at IS NULL LIMIT $12::integer
+    ) AS live
+) < $12 OR EXISTS (SELECT FROM api_keys AS s WHERE s.ledger_id = $1 AND s.id = $2)
 ON CONFLICT (ledger_id, id) DO UPDATE SET revoked_at = k.revoked_at
 RETURNING {api_key_columns};
 

@@ -21,6 +21,7 @@ from server.gate.key_store import (
     KeyNotFoundError,
     KeyOutcomeUnknownError,
     KeyRequest,
+    KeysFullError,
     StoredKey,
     change_key,
     make_key,
@@ -189,6 +190,8 @@ class ApiKeyHandlers:
             key, token = await make_key(self._database, call.ledger_id, asked)
         except KeyOutcomeUnknownError as error:
             raise _lost_key(error.key_id) from None
+        except KeysFullError:
+            raise Problem("api_keys_full") from None
         _log(call, "created", key)
         return _told(201, key, token)
 
