@@ -27,6 +27,9 @@ OVERLAP_SECONDS_MAX: Final = 604_800
 # Replaced tokens that work at once: a caller that has lost a new token rotates again, and that must not end the token
 # in use.
 FORMER_MAX: Final = 4
+# Keys of a ledger that are not revoked: as many as a worker remembers. Each that was used has a bucket in Redis, which
+# is never evicted; without a limit one ledger could fill the Redis of all.
+KEYS_OF_LEDGER_MAX: Final = 10_000
 # Keys that a command reads in one page.
 PAGE_KEYS: Final = 1_000
 # Sorts after every key id of the same instant in a list.
@@ -127,6 +130,14 @@ class KeyEndedError(Exception):
     """The key is revoked, or has expired."""
 
 
+class KeysFullError(Exception):
+    """The ledger has as many keys that are not revoked as it may."""
+
+    def __init__(self) -> None:
+        most = f"{KEYS_OF_LEDGER_MAX:,}"
+        super().__init__(f"the ledger has as many API keys as it may, {most}: revoke those that are no longer needed")
+
+
 class KeyOutcomeUnknownError(OutcomeUnknownError):
     """
     It is unknown whether a key was made, and nobody has its token.
@@ -176,7 +187,7 @@ async def create_key(
     Raises:
         ConstraintError: The name of the ledger is not valid.
         OutcomeUnknownError: A key may have been made, and could not be revoked; the message says which.
-        StoreError: No key was made, or it is revoked.
+        StoreError: No key was made, or it is revoked; among others, the ledger has too many keys.
     """
     await database.write("ledger_create", ledger)
     found = await ledger_id(database, ledger)
@@ -187,6 +198,8 @@ async def create_key(
     except KeyOutcomeUnknownError as error:
         hint = f"when it is back, run `tallystick keys revoke --ledger {ledger} {error.key_id}`"
         raise OutcomeUnknownError(f"{error}: {hint}") from error
+    except KeysFullError as error:
+        raise StoreError(str(error)) from error
 
 
 async def make_key(database: Database, of_ledger: int, asked: KeyRequest) -> tuple[StoredKey, str]:
@@ -197,16 +210,19 @@ async def make_key(database: Database, of_ledger: int, asked: KeyRequest) -> tup
     outcome stays unknown, the key is revoked, so that no key lives whose token nobody has.
 
     Raises:
+        KeysFullError: The ledger has too many keys.
         KeyOutcomeUnknownError: A key may have been made, and could not be revoked.
         StoreError: No key was made, or it is revoked.
     """
     key = new_key(of_ledger)
-    others = (*asked.limit, asked.description, asked.expires_at, _texts(asked.accounts))
+    others = (*asked.limit, asked.description, asked.expires_at, _texts(asked.accounts), KEYS_OF_LEDGER_MAX)
     try:
         rows = await database.write("api_key_create", of_ledger, key.id, key.digest, asked.role, *others)
     except OutcomeUnknownError as error:
         await _withdraw(database, of_ledger, key, asked.role)
         raise StoreError("Postgres was lost while it made the key, which is revoked in any case: try again") from error
+    if not rows:
+        raise KeysFullError
     return _stored(rows), key.token
 
 

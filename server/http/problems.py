@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "webhook_endpoint_not_found": Kind(404, "The webhook endpoint does not exist", "never", "The ledger has no webhook endpoint with that id."),
     "api_key_not_found": Kind(404, "The API key does not exist", "never", "The ledger has no API key with that id."),
     "api_key_ended": Kind(409, "The API key opens nothing any more", "never", "The key is revoked, or has expired. A revoked key never works again: make another. An expired key works again once its `expires_at` is set to an instant in the future."),
+    "api_keys_full": Kind(409, "The ledger has too many API keys", "never", "A ledger can have up to 10,000 API keys that are not revoked. Revoke those that are no longer needed."),
     "webhook_endpoints_full": Kind(409, "The ledger has too many webhook endpoints", "never", "A ledger can have up to 50 webhook endpoints. Delete one that is no longer needed."),
     "webhooks_not_configured": Kind(409, "Webhooks are not set up here", "never", "Secrets of webhook endpoints are stored encrypted. This server has no key for them, or not the one with which they were encrypted. Its operator must set `webhook_key`."),
     "account_exists": Kind(409, "The account exists with other fields", "never", "An account with that id exists and differs in the fields named. The id serves as the key of this request."),

@@ -1,4 +1,4 @@
-"""Tracks accounts whose rows other transactions have locked; requests wait for them here without a connection."""
+"""Tracks rows that other transactions have locked, of accounts above all; requests wait here without a connection."""
 
 import asyncio
 import time
@@ -26,8 +26,10 @@ CONNECTIONS_PER_LOCK_WAIT: Final = 2
 LOCK_WAIT_SECONDS: Final = 0.5
 # Seconds between two polls of the rows that requests wait for.
 POLL_SECONDS: Final = 0.25
-# Requests that may wait for one row, and for rows in all. Each holds its body in memory. When a row becomes free, all
-# its requests are sent at once, so they should fit into one batch.
+# Seconds that a write of a single row may take in all while the row is locked: as long as a change of an account.
+WRITE_DEADLINE_SECONDS: Final = 5.0
+# Requests that may wait for one row, and for rows of one table. Each holds its body in memory. When a row becomes free,
+# all its requests are sent at once, so they should fit into one batch.
 ROW_WAITERS_MAX: Final = 500
 WAITERS_MAX: Final = 4_000
 
@@ -58,13 +60,18 @@ class RowLocks:
     Args:
         database: Where the accounts are.
 
+        locked: Name of the statement that returns which of some rows are locked, with their versions. Other tables
+            than that of the accounts have statements of their own; what is said of accounts here is true of their rows.
+
     Attributes:
         posting_lock_waits, reading_lock_waits: Semaphores that statements of the two pools hold while they may wait for
             locked rows.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, locked: str = "account_locked_many") -> None:
         self._database = database
+        self._locked = locked
+        self._others: list[RowLocks] = []
         self.posting_lock_waits = asyncio.Semaphore(max(1, database.posting_connections // CONNECTIONS_PER_LOCK_WAIT))
         self.reading_lock_waits = asyncio.Semaphore(max(1, database.reading_connections // CONNECTIONS_PER_LOCK_WAIT))
         # Until when each ledger or row counts as such, on the clock of `time.monotonic`.
@@ -74,6 +81,13 @@ class RowLocks:
         self._watched: dict[Row, _Watched] = {}
         self._waiting = 0
         self._poller: asyncio.Task[None] | None = None
+
+    def beside(self, locked: str) -> "RowLocks":
+        """Return the locks of another table, which share these connections that may wait and are closed with these."""
+        other = RowLocks(self._database, locked)
+        other.posting_lock_waits, other.reading_lock_waits = self.posting_lock_waits, self.reading_lock_waits
+        self._others.append(other)
+        return other
 
     def contended(self, ledger_ids: Iterable[int]) -> set[int]:
         """Return which of the ledgers are contended: a batch of several ledgers may wait for their rows."""
@@ -162,6 +176,33 @@ class RowLocks:
                     raise
             await self._wait_for_change(ledger_id, accounts, deadline)
 
+    async def write(
+        self, ledger_id: int, row: str, statement: Callable[[], Awaitable[T]], on_wait: Callable[[], None]
+    ) -> T:
+        """
+        Return what a statement on the posting pool returns that writes a single row, once the row is free.
+
+        Args:
+            on_wait: Called once before the first wait.
+
+        Raises:
+            As `retry_while_locked`.
+        """
+
+        async def attempt(waits: bool) -> T:
+            if waits:
+                return await self.run_waiting(self.posting_lock_waits, ledger_id, (row,), statement)
+            if await self._database.read_locks(self._locked, ledger_id, [row]):
+                raise RowLockedError((row,))
+            try:
+                return await statement()
+            except RowLockedError as error:
+                raise RowLockedError((row,)) from error
+
+        return await self.retry_while_locked(
+            ledger_id, attempt, time.monotonic() + WRITE_DEADLINE_SECONDS, on_wait, needed=(row,)
+        )
+
     async def run_waiting(
         self,
         semaphore: asyncio.Semaphore,
@@ -193,6 +234,8 @@ class RowLocks:
 
     async def close(self) -> None:
         """Stop polling."""
+        for other in self._others:
+            await other.close()
         await stop(self._poller)
 
     async def _wait_for_change(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
@@ -242,7 +285,7 @@ class RowLocks:
                 by_ledger.setdefault(ledger_id, []).append(account)
             for ledger_id, accounts in by_ledger.items():
                 try:
-                    rows = await self._database.read_locks("account_locked_many", ledger_id, sorted(accounts))
+                    rows = await self._database.read_locks(self._locked, ledger_id, sorted(accounts))
                 except StoreError:
                     # While Postgres does not answer, nothing can be posted either: the deadlines end the waits.
                     continue

@@ -10,11 +10,17 @@
 --     SELECT FROM unnest(accounts::text[]) AS p (prefix) WHERE NOT p.prefix ^@ ANY ($3::text[])
 -- ))
 
--- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
--- Store the digest of a new key's secret, and what the key may do; the same key again changes nothing.
+-- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, keys_max)
+-- Store the digest of a new key's secret, and what the key may do; the same key again changes nothing; no row if full.
+-- Keys that are made at the same moment do not count one another: some few may be too many.
 INSERT INTO api_keys AS k
     (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[])
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[]
+WHERE (
+    SELECT count(*) FROM (
+        SELECT FROM api_keys AS l WHERE l.ledger_id = $1 AND l.revoked_at IS NULL LIMIT $12::integer
+    ) AS live
+) < $12 OR EXISTS (SELECT FROM api_keys AS s WHERE s.ledger_id = $1 AND s.id = $2)
 ON CONFLICT (ledger_id, id) DO UPDATE SET revoked_at = k.revoked_at
 RETURNING {api_key_columns};
 
@@ -33,6 +39,17 @@ SELECT {api_key_columns} FROM api_keys
 WHERE ledger_id = $1 AND (created_at, id) < ($4::timestamptz, $5::text) AND {api_key_is_within}
 ORDER BY created_at DESC, id DESC
 LIMIT $2;
+
+-- name: api_key_locked_many(ledger_id, ids)
+-- The keys whose rows another transaction has locked, found without waiting for any; each write gives another version.
+WITH free AS (
+    SELECT id FROM api_keys
+    WHERE ledger_id = $1 AND id = ANY ($2::text[])
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT id, xmin::text::bigint AS version FROM api_keys
+WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
 
 -- name: api_key_change(ledger_id, id, within, named, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, quota_seen, window_seen, burst_seen)
 -- Change the named fields of a key that is not revoked, unless its rate or burst is not as seen; a null resets a field.

@@ -25,6 +25,17 @@ SELECT {webhook_endpoint_columns} FROM webhook_endpoints WHERE ledger_id = $1 AN
 -- One page of the endpoints of a ledger, in the order of their creation.
 SELECT {webhook_endpoint_columns} FROM webhook_endpoints WHERE ledger_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
+-- name: webhook_endpoint_locked_many(ledger_id, ids)
+-- The endpoints whose rows another transaction has locked, found without waiting; each write gives another version.
+WITH free AS (
+    SELECT id FROM webhook_endpoints
+    WHERE ledger_id = $1 AND id = ANY ($2::text[]::uuid[])
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT id::text AS id, xmin::text::bigint AS version FROM webhook_endpoints
+WHERE ledger_id = $1 AND id = ANY ($2::text[]::uuid[]) AND id NOT IN (SELECT id FROM free);
+
 -- name: webhook_endpoint_change(ledger_id, id, url, types, describes, description, enabled)
 -- Change what is not null of an endpoint, and its description if asked; enabling it removes the reason it was disabled.
 UPDATE webhook_endpoints

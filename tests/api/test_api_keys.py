@@ -74,6 +74,16 @@ async def test_what_is_left_out_is_the_default(client: Client) -> None:
     assert policy == '"default";q=1000;w=1'
 
 
+async def test_a_ledger_has_so_many_keys(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger has a maximum of keys that are not revoked; a revocation makes room."""
+    monkeypatch.setattr("server.gate.key_store.KEYS_OF_LEDGER_MAX", 3)
+    made = [await make(client) for _ in range(2)]
+    answer = await client.post(KEYS, {"role": "read"})
+    assert (answer.status, answer.code, answer.json["outcome"]) == (409, "api_keys_full", "not_applied")
+    assert (await client.send("DELETE", f"{KEYS}/{made[0]['id']}")).status == 200
+    await make(client)
+
+
 async def test_prefixes_that_others_cover_are_left_out(client: Client) -> None:
     """A key's prefixes are shown in order, without those that another prefix covers."""
     key = await make(client, accounts=["shop:", "customer:42", "customer:", "shop:", "s"])

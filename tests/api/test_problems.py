@@ -172,6 +172,7 @@ async def test_every_problem_has_its_members(client: Client, service: Service, l
     # limits, input and webhooks cover them.
     others = {"idempotency_key_in_use", "internal_error", "malformed_request", "not_ready", "overloaded", "unavailable"}
     others |= {"request_timeout", "too_many_running", "webhook_endpoints_full", "webhooks_not_configured"}
+    others |= {"api_keys_full"}
     assert brought_about == set(KINDS) - others
 
 

@@ -21,5 +21,5 @@ def sockets() -> Iterator[Path]:
 @pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter deadlines for requests that wait for locked rows."""
-    for name in ("posting.DEADLINE", "accounts.WRITE_DEADLINE", "recent.READ_DEADLINE"):
+    for name in ("posting.DEADLINE", "accounts.WRITE_DEADLINE", "recent.READ_DEADLINE", "row_locks.WRITE_DEADLINE"):
         monkeypatch.setattr(f"server.ledger.{name}_SECONDS", SHORT_DEADLINE_SECONDS)

@@ -30,16 +30,20 @@ async def keys(url: str) -> dict[str, bool]:
     return {row["id"]: row["lives"] for row in rows}
 
 
-async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
+async def test_a_reply_that_is_lost(database_url: str, sockets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    If the reply to making the key is lost, the command sends the same key again, which changes nothing, and prints it.
+    If the reply to making the key is lost, the command sends the same key again, which changes nothing, and prints it:
+    even the last key that the ledger may have.
     """
+    monkeypatch.setattr("server.gate.key_store.KEYS_OF_LEDGER_MAX", 1)
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, 1
         end = await call(*CREATE, database_url=through)
     assert proxy.cut == 1
     assert (end.code, end.err) == (0, "")
     assert await keys(database_url) == {read_key_name(end.out)[1]: True}
+    full = "tallystick: the ledger has as many API keys as it may, 1: revoke those that are no longer needed\n"
+    assert await call(*CREATE, database_url=database_url) == (2, "", full)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -106,6 +106,59 @@ async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, 
     await check_books(database_url)
 
 
+# The requests that write one key or webhook endpoint.
+ADMINISTRATION: dict[str, tuple[str, list[tuple[str, str, object]]]] = {
+    "api_keys": (
+        "/v1/api-keys",
+        [("PATCH", "", {"description": "a"}), ("POST", "/rotate", {}), ("DELETE", "", None)],
+    ),
+    "webhook_endpoints": (
+        "/v1/webhook-endpoints",
+        [
+            ("PATCH", "", {"description": "a"}),
+            ("POST", "/rotate-secret", {}),
+            ("POST", "/replay", {"from_position": 1}),
+            ("DELETE", "", None),
+        ],
+    ),
+}
+
+
+@pytest.mark.usefixtures("short_deadlines")
+@pytest.mark.parametrize("table", ADMINISTRATION)
+async def test_a_locked_key_or_endpoint_costs_others_nothing(database_url: str, redis_url: str, table: str) -> None:
+    """While administrators' requests wait for a locked row, other requests are served; then their requests are too."""
+    path, writes = ADMINISTRATION[table]
+    body = {"role": "read"} if table == "api_keys" else {"url": "http://127.0.0.1:1/"}
+    async with in_process(database_url, redis_url) as service:
+        client, beside = await service.client("ledger"), await service.client("neighbour")
+        await beside.fund("free", 1_000)
+        row = (await client.post(path, body)).json["id"]
+        heard: list[int] = []
+        async with held(database_url, row, table=table):
+            crowd = [
+                asyncio.create_task(client.send(method, f"{path}/{row}{action}", fields))
+                for method, action, fields in writes
+                for _ in range(RUNNING_WRITES_MAX // len(writes) + 4)
+            ]
+            number = 0
+            while not all(task.done() for task in crowd):
+                heard += await neighbour(beside, number)
+                number += 1
+            answers = [await task for task in crowd]
+            last = asyncio.create_task(client.send("PATCH", f"{path}/{row}", {"description": "b"}))
+            assert (await client.get(f"{path}/{row}")).status == 200
+        assert Counter(heard) == {201: 2 * number, 200: 3 * number}
+        assert number >= 5
+        assert {(answer.status, answer.code, answer.json["outcome"]) for answer in answers} <= {
+            (503, *answered) for answered in IN_VAIN
+        }
+        assert (await last).json["description"] == "b"
+        assert [(await client.send(method, f"{path}/{row}{a}", fields)).status for method, a, fields in writes] == [
+            200
+        ] * len(writes)
+
+
 async def test_a_known_key_of_a_locked_account_is_answered(service: Service, client: Client) -> None:
     """A retry needs no lock, because what its key is bound to never changes."""
     await client.fund("alice", 100)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from server.gate.key_store import KEYS_OF_LEDGER_MAX
 from server.ledger.limits import BALANCE_MAX, PAGE_MAX, TIME_MAX, TIME_MIN
 from server.ledger.statements import PAGE_ENTRIES
 from server.ledger.summary import COUNTED_MAX
@@ -22,7 +23,6 @@ FILES = ("ledgers", "api_keys", "accounts", "transfers", "statements")
 EXEMPT = {
     "ledger_list": "all ledgers, for the command line",
     "ledger_create": "an insert, for the command line",
-    "api_key_create": "an insert",
     "api_key_withdraw": "an insert",
     "transfer_post_many": "a function call; test_requests.py has its statements one by one",
     "account_patch": "the same",
@@ -75,6 +75,12 @@ CASES = [
     case("api_key_read_many", 100, lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)]), "a batch"),
     case("api_key_read_many", 0, lambda _: (list(range(1_000, 1_100)), [f"{4711:016x}"] * 100), "of no ledger"),
     case("api_key_read", 2, lambda _: (f"{4711:016x}", None)),
+    case(
+        "api_key_create",
+        KEYS_OF_LEDGER_MAX + 10,
+        lambda _: ("f" * 16, bytes(32), "read", *[None] * 7, KEYS_OF_LEDGER_MAX),
+        "in a full ledger",
+    ),
     case("api_key_page", 101, lambda _: (101, None, datetime(2100, 1, 1, tzinfo=UTC), "g")),
     case(
         "api_key_change",
@@ -82,6 +88,7 @@ CASES = [
         lambda _: (f"{4711:016x}", None, ["rate", "burst"], 5, 1, 5, 5, None, None, None, None, None, None),
     ),
     case("api_key_rotate", 2, lambda _: (f"{4711:016x}", None, bytes(32), 60, 4)),
+    case("api_key_locked_many", 401, lambda _: ([f"{n:016x}" for n in range(1, 201)],)),
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}", None)),
     case(
         "api_key_use_many",

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[Callable[[Hooks], tuple[object, ...]], int]] = {
     "webhook_endpoint_create": (lambda at: (at.ledger_id, ID_MAX, "x", 0, None, b"x", 50), 2 * 50 + 1),
     "webhook_endpoint_read": (lambda at: at[1:], 1),
     "webhook_endpoint_page": (lambda at: (at.ledger_id, ID_MIN, PAGE), PAGE),
+    "webhook_endpoint_locked_many": (lambda at: (at.ledger_id, [str(at.endpoint_id)]), 3),
     "webhook_endpoint_change": (lambda at: (*at[1:], "x", 1, True, None, True), 2),
     "webhook_endpoint_delete": (lambda at: at[1:], 2),
     "webhook_endpoint_rotate": (lambda at: (*at[1:], b"y", 60, 5), 2),

@@ -9,12 +9,12 @@ from tests.support.postgres import administer
 
 
 @asynccontextmanager
-async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
-    """Hold the row locks of accounts in all ledgers, in a transaction outside the service."""
+async def held(database_url: str, *ids: str, table: str = "accounts") -> AsyncIterator[None]:
+    """Hold the row locks of accounts, or other rows, in all ledgers, in a transaction outside the service."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts)
+            await connection.execute(f"SELECT FROM tallystick.{table} WHERE id::text = ANY ($1) FOR UPDATE", ids)
             yield
     finally:
         await connection.close()

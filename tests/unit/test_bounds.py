@@ -7,7 +7,7 @@ import pytest
 
 from server.events import pages
 from server.events.webhooks import deliveries, endpoints, pruning, records, sender
-from server.gate import keys
+from server.gate import key_store, keys
 from server.http import admission, bulk_admission, limits, streams
 from server.ledger import accounts, posting, recent, row_locks, statements
 from server.process import postgres_connections
@@ -48,6 +48,7 @@ CONSTANTS = {
     "time a trial balance takes": reports.REPORT_SECONDS,
     "time a statement waits for a connection": postgres.ACQUIRE_TIMEOUT_SECONDS,
     "time a posting or a change takes in all": posting.DEADLINE_SECONDS,
+    "API keys of a ledger that are not revoked": key_store.KEYS_OF_LEDGER_MAX,
     "webhook endpoints of a ledger": endpoints.ENDPOINTS_OF_LEDGER_MAX,
     "tests of webhook endpoints at once": endpoints.TESTS_MAX,
     "tests of one ledger's webhook endpoints at once": endpoints.TESTS_OF_LEDGER_MAX,

@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,6 +21,7 @@ from server.gate.key_store import (
     KeyNotFoundError,
     KeyOutcomeUnknownError,
     KeyRequest,
+    KeysFullError,
     StoredKey,
     change_key,
     make_key,
@@ -43,6 +45,7 @@ from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
 from server.ledger.prefixes import PREFIXES_MAX, Prefixes
+from server.ledger.row_locks import RowLocks
 from server.store.postgres import Database
 
 ApiKeyId = Annotated[
@@ -86,6 +89,8 @@ Expiry = Annotated[
         extra_json_schema={"format": "date-time"},
     ),
 ]
+
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -163,11 +168,14 @@ class ApiKeyHandlers:
         database: Stores the keys.
 
         defaults: The limits of keys without limits of their own.
+
+        rows: Knows the locked accounts; requests wait for locked keys beside those that wait for them.
     """
 
-    def __init__(self, database: Database, defaults: Defaults) -> None:
+    def __init__(self, database: Database, defaults: Defaults, rows: RowLocks) -> None:
         self._database = database
         self._defaults = defaults
+        self._rows = rows.beside("api_key_locked_many")
 
     async def create_api_key(self, call: Call, body: ApiKeyCreate) -> Reply:
         """Make a key, and answer with its token."""
@@ -182,6 +190,8 @@ class ApiKeyHandlers:
             key, token = await make_key(self._database, call.ledger_id, asked)
         except KeyOutcomeUnknownError as error:
             raise _lost_key(error.key_id) from None
+        except KeysFullError:
+            raise Problem("api_keys_full") from None
         _log(call, "created", key)
         return _told(201, key, token)
 
@@ -216,12 +226,7 @@ class ApiKeyHandlers:
                 raise Problem("forbidden", "A key cannot raise its own limits. Use another key with the role admin.")
 
         with _refusals():
-            key = await change_key(
-                *(self._database, call.ledger_id, _named(call), change),
-                within=call.key.accounts,
-                default=self._defaults.key,
-                check=check,
-            )
+            key = await self._write(call, partial(change_key, change=change, default=self._defaults.key, check=check))
         _log(call, "changed", key, fields=sorted(named))
         return Reply(200, _shown(key))
 
@@ -230,18 +235,22 @@ class ApiKeyHandlers:
         with _refusals():
             key = await read_key(self._database, call.ledger_id, _named(call), call.key.accounts)
             await self._check_end(call, key.expires_at)
-            key, token = await rotate_key(
-                self._database, call.ledger_id, _named(call), body.overlap_seconds, within=call.key.accounts
-            )
+            key, token = await self._write(call, partial(rotate_key, overlap_seconds=body.overlap_seconds))
         _log(call, "rotated", key, overlap_seconds=body.overlap_seconds)
         return _told(200, key, token)
 
     async def revoke_api_key(self, call: Call, _body: ApiKeyRevoke) -> Reply:
         """Revoke a key for ever."""
         with _refusals():
-            key = await revoke_key(self._database, call.ledger_id, _named(call), within=call.key.accounts)
+            key = await self._write(call, revoke_key)
         _log(call, "revoked", key)
         return Reply(200, _shown(key))
+
+    async def _write(self, call: Call, write: Callable[..., Awaitable[T]]) -> T:
+        """Write the key in the path, without the place of the request while it is locked."""
+        key_id = _named(call)
+        statement = partial(write, self._database, call.ledger_id, key_id, within=call.key.accounts)
+        return await self._rows.write(call.ledger_id, key_id, statement, call.release_place)
 
     async def _check_end(self, call: Call, at: datetime | None) -> None:
         """

@@ -1,8 +1,9 @@
 """Handlers of webhook endpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final, Literal
+from functools import partial
+from typing import Annotated, Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -33,6 +34,7 @@ from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
 from server.ledger.limits import BALANCE_MAX
+from server.ledger.row_locks import RowLocks
 
 EventType = Literal[
     "transfer.posted",
@@ -89,6 +91,7 @@ _ID_MIN: Final = UUID(int=0)
 _ID_MAX: Final = UUID(int=2**128 - 1)
 
 _encode = msgspec.json.Encoder().encode
+T = TypeVar("T")
 
 
 class WebhookCreate(Strict, kw_only=True):
@@ -194,11 +197,14 @@ class WebhookHandlers:
         endpoints: Stores the endpoints.
 
         destinations: Decides which URLs are allowed.
+
+        rows: Knows the locked accounts; requests wait for locked endpoints beside those that wait for them.
     """
 
-    def __init__(self, endpoints: Endpoints, destinations: Destinations) -> None:
+    def __init__(self, endpoints: Endpoints, destinations: Destinations, rows: RowLocks) -> None:
         self._endpoints = endpoints
         self._destinations = destinations
+        self._rows = rows.beside("webhook_endpoint_locked_many")
 
     async def create_webhook_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
         """Make an endpoint, and answer with its secret."""
@@ -230,19 +236,18 @@ class WebhookHandlers:
             None if body.state is UNSET else body.state == "enabled",
         )
         with _refusals():
-            return Reply(200, _shown(await self._endpoints.change(call.ledger_id, _named(call), change)))
+            return Reply(200, _shown(await self._write(call, partial(self._endpoints.change, change=change))))
 
     async def delete_webhook_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
         """Remove an endpoint."""
-        endpoint_id = _named(call)
         with _refusals():
-            await self._endpoints.delete(call.ledger_id, endpoint_id)
-        return Reply(200, _encode(WebhookDeleted(str(endpoint_id))))
+            await self._write(call, self._endpoints.delete)
+        return Reply(200, _encode(WebhookDeleted(str(_named(call)))))
 
     async def rotate_webhook_secret(self, call: Call, _body: WebhookAction) -> Reply:
         """Give an endpoint a new secret, and answer with it."""
         with _refusals():
-            return _told(200, *await self._endpoints.rotate(call.ledger_id, _named(call)))
+            return _told(200, *await self._write(call, self._endpoints.rotate))
 
     async def send_webhook_test(self, call: Call, _body: WebhookAction) -> Reply:
         """Send an endpoint a test, and answer with the result."""
@@ -256,7 +261,7 @@ class WebhookHandlers:
     async def replay_webhook_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
         """Send an endpoint its events again, from a position on."""
         with _refusals():
-            moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
+            moved = await self._write(call, partial(self._endpoints.replay, from_position=body.from_position))
         return Reply(200, _shown(moved))
 
     async def list_webhook_deliveries(self, call: Call, query: PageQuery) -> Reply:
@@ -272,6 +277,12 @@ class WebhookHandlers:
         with _refusals():
             found = await self._endpoints.undelivered(call.ledger_id, _named(call), after, query.limit + 1)
         return page(found, query.limit, _undelivered, lambda retry: retry.position)
+
+    async def _write(self, call: Call, write: Callable[[int, UUID], Awaitable[T]]) -> T:
+        """Write the endpoint in the path, without the request's place while another transaction keeps it locked."""
+        endpoint_id = _named(call)
+        statement = partial(write, call.ledger_id, endpoint_id)
+        return await self._rows.write(call.ledger_id, str(endpoint_id), statement, call.release_place)
 
     def _check_url(self, url: str) -> None:
         try:

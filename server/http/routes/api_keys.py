@@ -67,6 +67,7 @@ API_KEYS: Final = (
         ApiKeyHandlers.create_api_key,
         "Create an API key",
         {201: ApiKeyTokenBody},
+        "api_keys_full",
         body=ApiKeyCreate,
         examples={
             "For a web shop": {
