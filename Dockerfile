@@ -57,12 +57,14 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Ready: the database is reached and fit to be written to.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['TALLYSTICK_PORT']}/readyz\", timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('TALLYSTICK_PORT') or 8080}/readyz\", timeout=2)"]
 ENTRYPOINT ["tallystick"]
 CMD ["serve"]
 
 FROM base AS embedded
 ENV TALLYSTICK_DATA_DIR=/data
+# An empty variable means the program's default, `data` in this folder: that is /data too.
+WORKDIR /
 COPY --from=packages-embedded /opt/tallystick /opt/tallystick
 VOLUME /data
 USER 10001:10001

@@ -17,10 +17,13 @@ TRANSFERS = 130_000
 REFUSALS = 20_000
 UNMOVED = 20_000
 KEYS = 100_000
+# Keys that are not revoked: fewer than a ledger may have.
+LIVE_KEYS = 5_000
 
 _KEYS = """
-    INSERT INTO api_keys (ledger_id, id, digest, role)
-    SELECT $1, lpad(to_hex(n), 16, '0'), sha256(n::text::bytea), 'read' FROM generate_series(1, $2::bigint) AS n
+    INSERT INTO api_keys (ledger_id, id, digest, role, revoked_at)
+    SELECT $1, lpad(to_hex(n), 16, '0'), sha256(n::text::bytea), 'read', CASE WHEN n > $3 THEN now() END
+    FROM generate_series(1, $2::bigint) AS n
 """
 # The newest attempts, as from a client that keeps asking for something it cannot have.
 _REFUSALS = """
@@ -60,7 +63,7 @@ async def large(template: str) -> AsyncIterator[Large]:
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ($1) RETURNING id", LEDGER)
-    await connection.execute(_KEYS, ledger_id, KEYS)
+    await connection.execute(_KEYS, ledger_id, KEYS, LIVE_KEYS)
     await fill(connection, ledger_id, accounts=ACCOUNTS, transfers=TRANSFERS)
     await connection.execute(_REFUSALS, ledger_id, REFUSALS)
     await connection.execute(_UNMOVED, ledger_id, UNMOVED)
