@@ -244,8 +244,9 @@ async def test_a_public_id_needs_its_ledger(database_url: str) -> None:
 def test_masked() -> None:
     """What may be a secret is left out of a sentence, and the rest stays."""
     assert masked(
-        f"no {TOKEN}, no postgresql://u:p/w@h/x?password=x&a=b, no whsec_a+/b=, no {'0f' * 16}, but {'0f' * 8}"
-    ) == (f"no tsk_..., no postgresql://...@h/x?password=...&a=b, no whsec_..., no ..., but {'0f' * 8}")
+        f"no {TOKEN}, no {'a-Z' * 14}B=, no postgresql://u:p /w@h/x?password=x&a=b, no whsec_a+/b=, no {'0f' * 16}, "
+        f"but {'0f' * 8}"
+    ) == (f"no tsk_..., no ..., no postgresql://...@h/x?password=...&a=b, no whsec_..., no ..., but {'0f' * 8}")
 
 
 async def test_version() -> None:

@@ -16,6 +16,9 @@ NO_RATE = "a rate is 1 to 1000000 and /s, /min, /h or /day"
 REFUSED = [
     pytest.param({"rate": "100/m"}, f"rate: {NO_RATE}", id="a rate"),
     pytest.param({"ledger_rate": "fast"}, f"ledger_rate: {NO_RATE}", id="a ledger's rate"),
+    pytest.param(
+        {"ledger_burst": "50"}, "ledger_burst: without ledger_rate, ledgers have no limit", id="a ledger's burst alone"
+    ),
     pytest.param({"auth_failure_rate": "0/s"}, f"auth_failure_rate: {NO_RATE}", id="a rate of failures"),
     pytest.param({"rate": "1/day", "burst": "1000000"}, "burst: too large for so slow a rate", id="a burst"),
     pytest.param(

@@ -29,13 +29,14 @@ EXIT_CODES: Final = {
     EXIT_NO_READER: "the reader of standard output has gone",
 }
 
-# Secrets that may be pasted in the wrong place: an API key or a part of one, a webhook's secret, and a password in an
-# address.
+# Secrets that may be pasted in the wrong place: an API key or a part of one, a webhook's secret, a webhook key or a
+# console token, and a password in an address.
 _SECRETS: Final = (
     (re.compile(r"tsk_\w+"), "tsk_..."),
     (re.compile(r"whsec_[\w+/=-]+"), "whsec_..."),
     (re.compile(r"[0-9A-Fa-f]{32,}"), "..."),
-    (re.compile(r"://\S*@"), "://...@"),
+    (re.compile(r"[A-Za-z0-9_-]{43,}=?"), "..."),
+    (re.compile(r"://[^\n]*@"), "://...@"),
     (re.compile(r"(pass\w*=)[^\s&]+", re.IGNORECASE), r"\1..."),
 )
 
