@@ -10,6 +10,7 @@ from functools import partial
 import asyncpg
 import pytest
 
+from server.events.relay import Relay
 from server.store.keyspace import SNAPSHOT_MS
 from server.store.migrations import migrate
 from tests.support.books import check_books
@@ -188,6 +189,36 @@ async def test_a_dump_is_read_back(
         for client in scene.clients:
             assert (await client.balance("alice"), await client.balance("bob")) == (90, 10)
     await check_books(own_postgres.database_url)
+
+
+async def test_a_number_is_given_again(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
+    """A new ledger that gets the number of one that the copy lacks has its own name in its events."""
+    url = own_postgres.database_url
+    await migrate(url)
+    await own_postgres.crash()
+    own_postgres.copy()
+    own_postgres.start()
+    async with in_process(url, valkey.url) as service:
+
+        async def first_event(ledger: str) -> dict[str, str]:
+            client = Client(service.session, service.url, await make_key(url, ledger))
+
+            async def opens() -> bool:
+                return (await client.open("alice")).status in (200, 201)
+
+            await until(opens, BACK_SECONDS)
+            relay = Relay(url)
+            await relay.step()
+            await relay.close()
+            event: dict[str, str] = (await client.get("/v1/events")).json["data"][0]
+            return event
+
+        assert (await first_event("lost"))["id"] == "lost/1"
+        await own_postgres.crash()
+        own_postgres.put_back()
+        own_postgres.start()
+        event = await first_event("new")
+        assert (event["id"], event["source"]) == ("new/1", "/ledgers/new")
 
 
 async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
