@@ -44,7 +44,7 @@ _OF_KIND: Final[Mapping[str, str]] = {
 EXAMINED_MAX: Final = 5_000
 # Entries that the first look at an account examines besides those it wants, since some may be before the position.
 ACCOUNT_MARGIN: Final = 60
-# Names of ledgers that are remembered; they never change.
+# Names of ledgers that are remembered; in one run of the database they never change.
 NAMES_MAX: Final = 10_000
 
 # The progress of a transfer that was just posted.
@@ -136,7 +136,7 @@ class Feed:
     Args:
         database: Holds the feed.
 
-        cache: Is told of the versions that are shown.
+        cache: Is told of the versions that are shown, and knows the database's run.
 
         transfer: Renders a transfer with the progress that it had when it was posted.
 
@@ -158,7 +158,10 @@ class Feed:
         self._transfer = transfer
         self._account = account
         self._examined_max = examined_max
+        self._cache = cache
+        # Names of ledgers by number, all read while this confirmation of the run was valid.
         self._names: dict[int, str] = {}
+        self._confirmation = cache.confirmation
 
     async def page(
         self,
@@ -233,12 +236,16 @@ class Feed:
 
     async def ledger_name(self, ledger_id: int) -> str:
         """Return the name of a ledger."""
+        confirmation = self._cache.confirmation
+        if confirmation is None or confirmation is not self._confirmation or len(self._names) >= NAMES_MAX:
+            # In a restored copy, the number may be another ledger's.
+            self._names.clear()
+            self._confirmation = confirmation
         name = self._names.get(ledger_id)
         if name is None:
             name = (await self._read("ledger_name", ledger_id))[0]["name"]
-            if len(self._names) >= NAMES_MAX:
-                self._names.clear()
-            self._names[ledger_id] = name
+            if confirmation is not None and confirmation is self._cache.confirmation is self._confirmation:
+                self._names[ledger_id] = name
         return name
 
     def _event(self, row: asyncpg.Record, accounts: Prefixes | None) -> Event | None:

@@ -10,6 +10,7 @@ from functools import partial
 import asyncpg
 import pytest
 
+from server.events.relay import Relay
 from server.store.keyspace import SNAPSHOT_MS
 from server.store.migrations import migrate
 from tests.support.books import check_books
@@ -188,6 +189,67 @@ async def test_a_dump_is_read_back(
         for client in scene.clients:
             assert (await client.balance("alice"), await client.balance("bob")) == (90, 10)
     await check_books(own_postgres.database_url)
+
+
+async def happen(database_url: str, client: Client, *accounts: str) -> None:
+    """Open accounts, as soon as the service finds its database, and give these events their positions."""
+
+    async def opens(account: str) -> bool:
+        return (await client.open(account)).status in (200, 201)
+
+    for account in accounts:
+        await until(partial(opens, account), BACK_SECONDS)
+    relay = Relay(database_url)
+    await relay.step()
+    await relay.close()
+
+
+async def test_positions_are_given_again(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
+    """A reader ahead of the copy is told so only until the ledger has its position again: docs/how-to/restore.md."""
+    url = own_postgres.database_url
+    await migrate(url)
+    async with serving(url, valkey) as scene:
+        client = scene.clients[0]
+        await happen(url, client, "before")
+        await own_postgres.crash()
+        own_postgres.copy()
+        own_postgres.start()
+        await happen(url, client, "lost")
+        [kept, lost] = (await client.get("/v1/events")).json["data"]
+        await own_postgres.crash()
+        own_postgres.put_back()
+        own_postgres.start()
+        await until(partial(reads, client, "before"), BACK_SECONDS)
+        assert (await client.get("/v1/events?after=2")).code == "position_not_reached"
+        await happen(url, client, "new", "newest")
+        [newest] = (await client.get("/v1/events?after=2")).json["data"]
+        assert newest["subject"] == "newest"
+        page = (await client.get("/v1/events?limit=2")).json["data"]
+        assert page[0] == kept
+        assert (page[1]["id"], page[1]["subject"]) == (lost["id"], "new")
+
+
+async def test_a_number_is_given_again(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
+    """A new ledger that gets the number of one that the copy lacks has its own name in its events."""
+    url = own_postgres.database_url
+    await migrate(url)
+    await own_postgres.crash()
+    own_postgres.copy()
+    own_postgres.start()
+    async with in_process(url, valkey.url) as service:
+
+        async def first_event(ledger: str) -> dict[str, str]:
+            client = Client(service.session, service.url, await make_key(url, ledger))
+            await happen(url, client, "alice")
+            event: dict[str, str] = (await client.get("/v1/events")).json["data"][0]
+            return event
+
+        assert (await first_event("lost"))["id"] == "lost/1"
+        await own_postgres.crash()
+        own_postgres.put_back()
+        own_postgres.start()
+        event = await first_event("new")
+        assert (event["id"], event["source"]) == ("new/1", "/ledgers/new")
 
 
 async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:

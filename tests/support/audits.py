@@ -13,7 +13,8 @@ from server.store.sql import query
 async def relay_all(url: str) -> None:
     """Give all committed events their positions in the feed."""
     relay = Relay(url)
-    while await relay.step() == 0.0:
+    # What it leaves since another relay is at it may not be committed yet.
+    while await relay.step() == 0.0 or relay._locked:
         pass
     await relay.close()
 
