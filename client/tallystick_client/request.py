@@ -17,6 +17,8 @@ T = TypeVar("T")
 # Seconds that one attempt may take. The server answers or gives up within 5 s; the rest is for the network.
 ATTEMPT_SECONDS_MAX = 10.0
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# The token of an API key: servers and balancers log URLs, so none may contain one.
+_TOKEN = re.compile(r"tsk_[0-9a-f]{1,16}_[0-9a-f]{16}_[0-9a-f]{72}")
 
 
 class Repeat(Enum):
@@ -57,7 +59,7 @@ class Request(Generic[T]):
         content: The bytes of the body, the same in every attempt.
 
     Raises:
-        ValueError: A number of the body is not finite.
+        ValueError: A number of the body is not finite, or the URL would contain the token of an API key.
     """
 
     method: str
@@ -75,6 +77,8 @@ class Request(Generic[T]):
     def __post_init__(self) -> None:
         texts = {name: _text(value) for name, value in self.parameters.items() if value is not None}
         object.__setattr__(self, "parameters", texts)
+        if any(map(_TOKEN.search, (self.path, *texts.values()))):
+            raise ValueError("an API key is secret and belongs in no URL: name a thing by its id")
         if self.body is not None:
             copy = msgspec.to_builtins(self.body, str_keys=True)
             object.__setattr__(self, "body", copy)

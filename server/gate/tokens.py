@@ -66,6 +66,11 @@ def is_key_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_token(text: str) -> bool:
+    """Return whether *text* has the form of a token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def read_key_name(text: str) -> tuple[int | None, str]:
     """
     Return the ledger and the public id of a key, given as a whole token or as a public id, which contains no ledger.

@@ -375,6 +375,19 @@ async def test_a_key_that_is_not_there(client: Client, name: str) -> None:
         assert (answer.status, answer.code) == (404, "api_key_not_found")
 
 
+async def test_a_token_is_not_an_id(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """A whole token in place of an id is the same 404, which asks for the id; nothing repeats it."""
+    caplog.set_level("DEBUG")
+    token = (await make(client))["token"]
+    for method, end in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
+        answer = await client.send(method, f"{KEYS}/{token}{end}", None if method == "GET" else {})
+        assert (answer.status, answer.code) == (404, "api_key_not_found")
+        assert answer.json["detail"].startswith("Name the key by its id alone")
+        assert token.encode() not in answer.body
+    assert await opens(client, token)
+    assert token not in "".join(str(record.__dict__) for record in caplog.records if record.name.startswith("server"))
+
+
 async def test_the_minute_of_the_last_use(database_url: str, redis_url: str) -> None:
     """A use by either token is shown to the minute once it is written, at the latest when the worker stops."""
     async with in_process(database_url, redis_url) as service:

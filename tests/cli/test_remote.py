@@ -144,6 +144,26 @@ async def test_following(books: Shell, service: Service) -> None:
     assert (end.code, end.err) == (130, "")
 
 
+SECRET = f"tsk_1_{'0' * 16}_{'0' * 72}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("idempotency-keys", "get", SECRET),
+        ("accounts", "get", SECRET),
+        ("transfers", "list", "--reference", f"for {SECRET}"),
+        ("webhook-endpoints", "delete", SECRET),
+    ],
+    ids=" ".join,
+)
+async def test_no_secret_in_a_url(words: tuple[str, ...]) -> None:
+    """A command refuses to send an API key as a part of a URL, and does not repeat it."""
+    # Nothing listens there: a request would fail otherwise.
+    end = await Shell("http://127.0.0.1:1", SECRET).run(*words)
+    assert end == (2, "", "tallystick: an API key is secret and belongs in no URL: name a thing by its id\n")
+
+
 async def test_following_nobody(shell: Shell) -> None:
     """The command ends if the server is unreachable for too long."""
     end = await shell.run("events", "follow", "--deadline", "0.3", url=f"http://127.0.0.1:{free_port()}")

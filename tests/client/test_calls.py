@@ -170,12 +170,15 @@ async def test_what_is_told_of_the_ledger(caller: Caller) -> None:
 
 
 ID = "0198b2c4-0000-7000-8000-000000000001"
+TOKEN = f"tsk_1_{'0' * 16}_{'0' * 72}"
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
         (lambda c: c.accounts.get(""), "an id must not be empty"),
+        (lambda c: c.api_keys.revoke(TOKEN), "an API key is secret"),
+        (lambda c: c.accounts.list(prefix=TOKEN), "an API key is secret"),
         (lambda c: c.accounts.entries("alice", since=datetime(2026, 1, 1)), "needs a time zone"),  # noqa: DTZ001
         (lambda c: c.transfers.void(ID, idempotency_key="a\r\nb"), "visible ASCII"),
         (lambda c: c.transfers.create("alice", "shop", 1, "EUR", idempotency_key=""), "visible ASCII"),

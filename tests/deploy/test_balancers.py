@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
+from yarl import URL
 
 from loadtests.processes import free_port
+from server.http.problems import KINDS
 from tests.deploy.hosts import Callers, Hosts, definite
 from tests.deploy.sinks import Sinks, sinks
 from tests.support.balancer import ALL_TESTS, BALANCERS, Balancer, Haproxy, program
@@ -105,7 +108,31 @@ async def test_nobody_is_there(kind: type[Balancer], folder: Path) -> None:
         answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
         assert problem(answer) == said[kind.name]
         nameless = await client.send("POST", "/v1/transfers", {})
-        assert nameless.json["request_id"] == nameless.headers["X-Request-Id"] != ""
+        assert nameless.json["request_id"] == nameless.headers["X-Request-Id"]
+        assert nameless.json["request_id"] not in ("", "order-17")
+
+
+async def test_a_body_that_does_not_come(lost: tuple[Client, Sinks], kind: type[Balancer]) -> None:
+    """
+    HAProxy answers as the service does if the rest of a body does not come; nginx ends the connection without an
+    answer. No server hears of the request.
+    """
+    client, both = lost
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(client.url).port)
+    writer.write(
+        b"POST /v1/transfers HTTP/1.1\r\nHost: balancer\r\nX-Request-Id: order-17\r\nContent-Length: 9\r\n\r\n{"
+    )
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert not both.heard
+    if kind is Haproxy:
+        assert b"\r\nx-request-id: order-17\r\n" in head
+        assert b"\r\ncontent-type: application/problem+json\r\n" in head
+        said = {"type": "/problems/request_timeout", "code": "request_timeout", "retry": "same_key", "status": 408}
+        said |= {"title": KINDS["request_timeout"].title, "outcome": "not_applied", "request_id": "order-17"}
+        assert {name: value for name, value in orjson.loads(body).items() if name != "detail"} == said
+    else:
+        assert head + body == b""
 
 
 async def test_what_is_on_top_hears_not_now(folder: Path) -> None:

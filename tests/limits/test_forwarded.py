@@ -45,6 +45,23 @@ def test_nobody_is_believed_by_default() -> None:
     assert TrustedProxies("").caller("127.0.0.1", headers) == "127.0.0.1"
 
 
+@pytest.mark.parametrize(("networks", "warnings"), [("", 1), ("10.0.0.0/8", 1), ("127.0.0.0/8", 0)])
+async def test_a_proxy_that_is_not_trusted_is_reported(
+    database_url: str, caplog: pytest.LogCaptureFixture, networks: str, warnings: int
+) -> None:
+    """The first header from a peer that is not trusted is one warning, which names the setting and the peer."""
+    async with in_process(database_url, NO_REDIS, trusted_proxies=networks) as service:
+        client = await service.client("books")
+        for _ in range(2):
+            assert (await client.get("/v1/limits", X_Forwarded_For="198.51.100.1")).status == 200
+            assert (await Client(service.session, service.url, None).get("/", X_Forwarded_For="secret")).status == 200
+    found = [record for record in caplog.records if "X-Forwarded-For" in record.getMessage()]
+    assert [(record.levelname, record.__dict__["fields"]) for record in found] == [
+        ("WARNING", {"peer": "127.0.0.1"})
+    ] * warnings
+    assert all("trusted_proxies" in record.getMessage() for record in found)
+
+
 @pytest.mark.parametrize("networks", ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,,"])
 async def test_what_is_no_network_is_refused(database_url: str, networks: str) -> None:
     """The service does not start with an invalid setting."""

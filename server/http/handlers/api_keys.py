@@ -32,7 +32,7 @@ from server.gate.key_store import (
 )
 from server.gate.keys import Defaults
 from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, QUOTA_MAX, read_rate, shown_rate
-from server.gate.tokens import is_key_id
+from server.gate.tokens import is_key_id, is_token
 from server.http.call import Call
 from server.http.cursors import Position, read_cursor
 from server.http.headers import NO_STORE
@@ -90,6 +90,10 @@ Expiry = Annotated[
     ),
 ]
 
+_NOT_A_TOKEN = (
+    "Name the key by its id alone, the 16 digits after the second underscore of its token. "  # noqa: S105 -- no token
+    "A token is secret and belongs in no URL, because URLs are logged: rotate or revoke the key."
+)
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
@@ -294,7 +298,7 @@ def _named(call: Call) -> str:
         Problem: The text in the path is not an id.
     """
     if not is_key_id(call.names[0]):
-        raise Problem("api_key_not_found")
+        raise Problem("api_key_not_found", _NOT_A_TOKEN if is_token(call.names[0]) else None)
     return call.names[0]
 
 

@@ -1,5 +1,6 @@
 """Finds the caller's address behind proxies: X-Forwarded-For, as far as the proxies that wrote it are trusted."""
 
+import logging
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -13,6 +14,8 @@ HOPS_MAX: Final = 8
 _WITH_PORT: Final = re.compile(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 Address = IPv4Address | IPv6Address
+
+log = logging.getLogger(__name__)
 
 
 class TrustedProxies:
@@ -29,6 +32,7 @@ class TrustedProxies:
     def __init__(self, networks: str) -> None:
         parts = [part.strip() for part in networks.split(",")] if networks.strip() else []
         self._networks: list[IPv4Network | IPv6Network] = [ip_network(part) for part in parts]
+        self._warned = False
 
     def caller(self, peer: str, headers: "CIMultiDictProxy[str]") -> str:
         """
@@ -36,12 +40,15 @@ class TrustedProxies:
 
         Each proxy appends the address that the request came from, and a caller may begin the list with anything. So the
         list is read from its end for as long as its entries are trusted proxies. The first other address is the
-        caller's.
+        caller's. The first list of a peer that is not trusted is logged: if it is a proxy, callers share its limits.
 
         Args:
             peer: The address at the other end of the connection; empty if it has none.
         """
-        if not self._networks or "X-Forwarded-For" not in headers or not self._trusts(_address(peer)):
+        if "X-Forwarded-For" not in headers:
+            return peer
+        if not self._trusts(_address(peer)):
+            self._warn(peer)
             return peer
         caller = peer
         for hop in reversed(",".join(headers.getall("X-Forwarded-For")).rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
@@ -53,6 +60,16 @@ class TrustedProxies:
             if not self._trusts(address):
                 break
         return caller
+
+    def _warn(self, peer: str) -> None:
+        # Once: it may be a proxy of the operator, or a caller who sends what it likes.
+        if peer and not self._warned:
+            self._warned = True
+            log.warning(
+                "a peer that trusted_proxies does not name sends X-Forwarded-For, which is ignored: "
+                "if it is your balancer, all its callers share auth_failure_rate and anonymous_rate",
+                extra={"fields": {"peer": peer}},
+            )
 
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)
