@@ -13,7 +13,7 @@ from server.store.background import stop
 from tests.support.books import check_books
 from tests.support.client import Client, new_key
 from tests.support.holds import expiries, hold, stored
-from tests.support.locks import held
+from tests.support.locks import held, progress_held
 from tests.support.service import Service, in_process, leader_books
 from tests.support.waiting import until
 
@@ -103,6 +103,21 @@ async def test_a_locked_account_holds_up_nobody(own: Service) -> None:
             assert sweeper.lag_seconds > 0
         await until(lambda: sweeper.swept == len(free) + len(locked), SWEPT_SECONDS)
     assert await expiries(own.database_url) == sorted([*free, *locked])
+    await check_books(own.database_url)
+
+
+async def test_a_locked_hold_holds_up_nobody(own: Service) -> None:
+    """It waits; the other holds of its accounts, what is behind them and other ledgers do not."""
+    client = await payers(own, "locked", "alice")
+    other = await payers(own, "free", "carol")
+    [locked] = await hold(client, "alice")
+    free = [*await hold(client, "alice", HOLDS), *await hold(other, "carol", 3)]
+    async with sweeping(own) as sweeper:
+        async with progress_held(own.database_url, locked):
+            await until(lambda: sweeper.swept == len(free), SWEPT_SECONDS)
+            assert await expiries(own.database_url) == sorted(free)
+            await until(lambda: sweeper.failures > 0, SWEPT_SECONDS)
+        await until(lambda: sweeper.swept == len(free) + 1, SWEPT_SECONDS)
     await check_books(own.database_url)
 
 

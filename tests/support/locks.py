@@ -11,10 +11,25 @@ from tests.support.postgres import administer
 @asynccontextmanager
 async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
     """Hold the row locks of accounts in all ledgers, in a transaction outside the service."""
+    async with _rows_held(database_url, "SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts):
+        yield
+
+
+@asynccontextmanager
+async def progress_held(database_url: str, *parents: str) -> AsyncIterator[None]:
+    """Hold the locks of the rows that tell what has become of transfers, in a transaction outside the service."""
+    locking = "SELECT FROM tallystick.transfer_progress WHERE id = ANY ($1::uuid[]) FOR UPDATE"
+    async with _rows_held(database_url, locking, parents):
+        yield
+
+
+@asynccontextmanager
+async def _rows_held(database_url: str, locking: str, ids: tuple[str, ...]) -> AsyncIterator[None]:
+    """Run a statement that locks the rows of some ids, and end its transaction at the end."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts)
+            assert await connection.execute(locking, ids) != "SELECT 0"
             yield
     finally:
         await connection.close()
