@@ -15,7 +15,7 @@ from tests.api.holding import follow, followed, paid, progress
 from tests.api.holding import held as hold
 from tests.support.books import check_books
 from tests.support.client import Answer, Client, new_key
-from tests.support.locks import held, progress_held, somebody_waits
+from tests.support.locks import held, progress_held, somebody_waits_for
 from tests.support.service import Service, in_process
 
 # Ledgers that have locked accounts; with 50 locked accounts, they are shared out among these.
@@ -149,8 +149,8 @@ async def follow_locked(client: Client, kind: str, parents: dict[str, str]) -> l
 @pytest.mark.usefixtures("short_deadlines")
 async def test_locked_holds_cost_their_neighbours_nothing(database_url: str, redis_url: str) -> None:
     """
-    While many captures, voids and reversals wait for locked rows of their parents, no session waits in the database,
-    and every other request is served, those about the same accounts included. The waiting requests are told that
+    While many captures, voids and reversals wait for locked rows of their parents, no session waits for the locks, and
+    every other request is served, those about the same accounts included. The waiting requests are told that
     nothing was applied, and work once the lock is released.
     """
     async with in_process(database_url, redis_url) as service:
@@ -167,7 +167,7 @@ async def test_locked_holds_cost_their_neighbours_nothing(database_url: str, red
         before = [await progress(client, parent) for parent in parents]
         heard: list[int] = []
         blocked = False
-        async with progress_held(database_url, *parents):
+        async with progress_held(database_url, *parents) as pid:
             excess = await follow(client, "capture", locked["locked-0"], "again", amount=2_000)
             kinds = (("capture", locked), ("void", locked), ("reversal", locked_paid))
             waiting = asyncio.gather(*(follow_locked(client, kind, named) for kind, named in kinds))
@@ -180,7 +180,7 @@ async def test_locked_holds_cost_their_neighbours_nothing(database_url: str, red
                 )
                 both = await asyncio.gather(neighbour(beside, number), neighbour(client, number))
                 heard += [status for statuses in both for status in statuses] + [answer.status for answer in answers]
-                blocked |= await somebody_waits(database_url)
+                blocked |= await somebody_waits_for(database_url, pid)
                 number += 1
             refused = [answer for several in await waiting for answer in several]
         assert excess.status == 503

@@ -16,21 +16,24 @@ async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def progress_held(database_url: str, *parents: str) -> AsyncIterator[None]:
-    """Hold the locks of the rows that tell what has become of transfers, in a transaction outside the service."""
+async def progress_held(database_url: str, *parents: str) -> AsyncIterator[int]:
+    """
+    Hold the locks of the rows that tell what has become of transfers, in a transaction outside the service; yield the
+    process id of its session.
+    """
     locking = "SELECT FROM tallystick.transfer_progress WHERE id = ANY ($1::uuid[]) FOR UPDATE"
-    async with _rows_held(database_url, locking, parents):
-        yield
+    async with _rows_held(database_url, locking, parents) as pid:
+        yield pid
 
 
 @asynccontextmanager
-async def _rows_held(database_url: str, locking: str, ids: tuple[str, ...]) -> AsyncIterator[None]:
-    """Run a statement that locks the rows of some ids, and end its transaction at the end."""
+async def _rows_held(database_url: str, locking: str, ids: tuple[str, ...]) -> AsyncIterator[int]:
+    """Run a statement that locks the rows of some ids, yield its session's process id, and end its transaction."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
             assert await connection.execute(locking, ids) != "SELECT 0"
-            yield
+            yield connection.get_server_pid()
     finally:
         await connection.close()
 
@@ -54,3 +57,9 @@ async def somebody_waits(database_url: str, sessions: int = 1) -> bool:
         "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
     )
     return len(rows) >= sessions
+
+
+async def somebody_waits_for(database_url: str, pid: int) -> bool:
+    """Return whether a session waits for a lock of the session with this process id."""
+    blocked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND $1 = ANY (pg_blocking_pids(pid))"
+    return bool(await administer(database_url, blocked, pid))
