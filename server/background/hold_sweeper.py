@@ -161,7 +161,7 @@ class Sweeper:
             await self._post(ledger_id, requests)
             return None
         except RowLockedError:
-            # A batch waits for the accounts of all its holds. Posted one by one, only holds with locked accounts wait.
+            # A batch waits for the rows of all its holds. Posted one by one, only those with locked rows wait.
             pass
         posted = (self._post(ledger_id, [request]) for request in requests)
         failures = [error for error in await asyncio.gather(*posted, return_exceptions=True) if error is not None]

@@ -46,12 +46,12 @@ class BatchPoster:
         """
         Post units of any ledgers and set the result of each.
 
-        The result of a unit that needs a locked account is a RowLockedError.
+        The result of a unit that needs a locked row is a RowLockedError.
         """
         await self._post_units(units, self._send_shared)
 
     async def post_apart(self, units: list[Unit]) -> None:
-        """Do the same for units of one ledger that have met locked accounts, waiting for those that are not stuck."""
+        """Do the same for units of one ledger that have met locked rows, waiting for accounts that are not stuck."""
         stuck = [unit for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)]
         await self._post_units(stuck, self._send_free)
         await self._post_units([unit for unit in units if unit not in stuck], self._send_waiting)
@@ -117,7 +117,9 @@ class BatchPoster:
         async with turns:
             try:
                 await self._sender.send(units, waits=(ledger_id,))
-                self._rows.note_contended(ledger_id)
+                # No statement waits for the progress of a parent: if only such rows were locked, no account was.
+                if not all(isinstance(unit.result, RowLockedError) for unit in units):
+                    self._rows.note_contended(ledger_id)
                 return
             except RowLockedError:
                 # The wait timed out. The next batch finds out which accounts are locked, and posts units that do not

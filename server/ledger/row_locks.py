@@ -1,4 +1,9 @@
-"""Tracks rows that other transactions have locked, of accounts above all; requests wait here without a connection."""
+"""
+Tracks rows that other transactions have locked, of accounts above all; requests wait here without a connection.
+
+A row is an account, named by its id, or the progress of a parent, named `parent` and its id, separated by a blank.
+Rows of other tables are named by their ids.
+"""
 
 import asyncio
 import time
@@ -49,16 +54,17 @@ class _Watched:
 
 class RowLocks:
     """
-    Tracks locked accounts and the requests that wait for them.
+    Tracks locked rows and the requests that wait for them.
 
     A statement first takes only rows that are free. A request that needs a locked row is then sent again to wait for it
     in the database, apart from other ledgers and on a limited share of the connections. There are two cases. If another
     posting held the row for some milliseconds, the ledger counts as contended for a while, and batches wait for its
     rows at once. If a transaction keeps the row locked, the wait times out, the row counts as stuck, and requests wait
-    here until a poll finds it free or changed.
+    here until a poll finds it free or changed. No statement waits for the progress of a parent: only other programs
+    lock it while its accounts are free.
 
     Args:
-        database: Where the accounts are.
+        database: Where the rows are.
 
         locked: Name of the statement that returns which of some rows are locked, with their versions. Other tables
             than that of the accounts have statements of their own; what is said of accounts here is true of their rows.
@@ -68,7 +74,7 @@ class RowLocks:
             locked rows.
     """
 
-    def __init__(self, database: Database, locked: str = "account_locked_many") -> None:
+    def __init__(self, database: Database, locked: str = "row_locked_many") -> None:
         self._database = database
         self._locked = locked
         self._others: list[RowLocks] = []
@@ -145,7 +151,7 @@ class RowLocks:
         Return what *attempt* returns. It is repeated until the deadline while rows that it needs are locked.
 
         Args:
-            attempt: Takes whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
+            attempt: Takes whether it may wait for rows. Raises RowLockedError with the names of the locked rows.
 
             deadline: On the clock of `time.monotonic`, in seconds.
 
@@ -240,10 +246,10 @@ class RowLocks:
 
     async def _wait_for_change(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
         """
-        Return when a poll finds one of the accounts free or changed.
+        Return when a poll finds one of the rows free or changed.
 
         Raises:
-            RowLockedError: No account was free or changed in time.
+            RowLockedError: No row was free or changed in time.
             QueueFullError: Too many requests wait for one of the rows, or for rows in all.
         """
         loop = asyncio.get_running_loop()
@@ -289,7 +295,7 @@ class RowLocks:
                 except StoreError:
                     # While Postgres does not answer, nothing can be posted either: the deadlines end the waits.
                     continue
-                versions = {row["id"]: row["version"] for row in rows}
+                versions = {row["name"]: row["version"] for row in rows}
                 for account in accounts:
                     self._note_version((ledger_id, account), versions.get(account))
 

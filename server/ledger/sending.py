@@ -79,8 +79,9 @@ class BatchSender:
 
         Args:
             waits: Ledgers that may wait for locked accounts. In the other ledgers, a unit that names a locked account
-                gets a RowLockedError as its result. After a sending was lost on the way, all ledgers wait: the lost
-                sending may hold the locks.
+                gets a RowLockedError as its result. So does a unit of any ledger if its parent's progress is locked
+                although the accounts are not. After a sending was lost on the way, all ledgers wait: the lost sending
+                may hold the locks.
 
             wait_ms: Milliseconds that each wait may take.
 

@@ -50,7 +50,7 @@ class Unit:
         return {side for side in sides if side is not None}
 
     def meets(self, locked: set[str]) -> set[str]:
-        """Return which of the *locked* accounts of its ledger the unit may need: all of them if it names a parent."""
+        """Return which of the *locked* rows of its ledger the unit may need: all of them if it names a parent."""
         if any(request.source is None for request in self.requests):
             return locked
         return self.accounts & locked

@@ -50,7 +50,7 @@ class RowLockedError(StoreUnavailableError):
     Another transaction has locked rows that are needed. Nothing was done.
 
     Args:
-        accounts: The accounts whose rows may be locked.
+        accounts: The names of the rows that may be locked: `ledger/row_locks.py` describes them.
     """
 
     def __init__(self, accounts: Iterable[str] = ()) -> None:

@@ -27,8 +27,9 @@
 --               that has not come; or because the hold of an expiry is not due
 --   'future'    nothing was done and no key was bound, because effective_at has not come
 --   'locked'    nothing was done and no key was bound, because another transaction has locked an account of the
---               request, or of its set or bulk, whose order would be lost; `locked` has these accounts, locked_ledgers
---               the positions of their ledgers
+--               request, or the progress of its parent, or one of its set or bulk, whose order would be lost; `locked`
+--               has the names of these rows, as row_locked_many takes them, locked_ledgers the positions of their
+--               ledgers
 --   otherwise   the code of the refusal, bound to the key, with the member it is about in pointers[i]
 --
 -- The arrays child_* tell what requests with a parent could not: null where the batch has none.
@@ -39,6 +40,8 @@
 --
 -- Locks are taken in one order: accounts by ledger and id, then idempotency keys by ledger and key. Every batch takes
 -- them in that order and takes none after them, so two batches can wait for one another but never in a circle.
+-- The progress of a parent is changed only under the locks of both its accounts. So no other batch has it locked, and
+-- no batch waits for it.
 CREATE OR REPLACE FUNCTION post_transfers(
     p_ledgers              bigint[],
     p_last_accounts        integer[],
@@ -149,6 +152,8 @@ DECLARE
     reversed_of    bigint[];
     state_of       text[];
     expiry_of      timestamptz[];
+    -- Whether another transaction has locked the row.
+    progress_locked boolean[];
     -- Sides as positions of accounts, and whether the row is to be written.
     source_of      integer[];
     destination_of integer[];
@@ -304,21 +309,52 @@ BEGIN
     IF parent_ids IS NOT NULL THEN
         SELECT array_agg(w.parent), array_agg(w.ledger), array_agg(w.amount), array_agg(w.source),
                array_agg(w.destination), array_agg(coalesce(t.captured, 0)), array_agg(coalesce(t.remaining, 0)),
-               array_agg(coalesce(t.reversed, 0)), array_agg(t.state), array_agg(t.expires_at), array_agg(false), count(*)
+               array_agg(coalesce(t.reversed, 0)), array_agg(t.state), array_agg(t.expires_at), array_agg(false),
+               array_agg(CASE WHEN w.locks AND t.id IS NULL THEN (
+                   SELECT true FROM transfer_progress AS f WHERE f.ledger_id = p_ledgers[w.ledger] AND f.id = w.parent
+               ) END),
+               count(*)
         INTO progress_ids, ledger_of, amount_of, source_of, destination_of, captured_of, remaining_of, reversed_of,
-             state_of, expiry_of, changed, progress_count
+             state_of, expiry_of, changed, progress_locked, progress_count
         FROM (
             SELECT DISTINCT ON (r.parent) r.ledger, r.parent, r.amount,
                    CASE WHEN r.kind = 'reversal' THEN r.destination ELSE r.source END AS source,
-                   CASE WHEN r.kind = 'reversal' THEN r.source ELSE r.destination END AS destination
+                   CASE WHEN r.kind = 'reversal' THEN r.source ELSE r.destination END AS destination,
+                   -- Without its accounts, the progress may be another batch's.
+                   NOT previews AND currencies[r.source] IS NOT NULL AND currencies[r.destination] IS NOT NULL AS locks
             FROM unnest(p_request_ledgers, parent_ids, parent_amounts, p_kinds, p_sources, p_destinations)
                 AS r (ledger, parent, amount, kind, source, destination)
             WHERE r.parent IS NOT NULL
         ) AS w
         -- One by one: OFFSET 0 keeps the planner from joining all that the ledger has.
         LEFT JOIN LATERAL (
-            SELECT * FROM transfer_progress WHERE ledger_id = p_ledgers[w.ledger] AND id = w.parent OFFSET 0
+            SELECT f.* FROM (
+                SELECT * FROM transfer_progress
+                WHERE w.locks AND ledger_id = p_ledgers[w.ledger] AND id = w.parent
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS f
+            UNION ALL
+            SELECT f.* FROM (
+                SELECT * FROM transfer_progress
+                WHERE previews AND ledger_id = p_ledgers[w.ledger] AND id = w.parent OFFSET 0
+            ) AS f
         ) AS t ON true;
+        IF true = ANY (progress_locked) THEN
+            -- Requests that need it, and those that follow such requests, get a locked account of no place.
+            locked_at := locked_at || 0;
+            FOR i IN 1 .. n LOOP
+                p := array_position(progress_ids, parent_ids[i]);
+                IF progress_locked[p] OR p_sources[parent_requests[i]] = 0 THEN
+                    p_sources[i] := 0;
+                END IF;
+            END LOOP;
+            FOR i IN 1 .. progress_count LOOP
+                IF progress_locked[i] THEN
+                    locked := locked || ('parent ' || progress_ids[i]);
+                    locked_ledgers := locked_ledgers || ledger_of[i];
+                END IF;
+            END LOOP;
+        END IF;
     END IF;
 
     outcomes := array_fill('posted'::text, ARRAY[n]);

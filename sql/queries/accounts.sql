@@ -34,16 +34,28 @@ SELECT {account_columns}
 FROM {accounts_without_due_holds}
 WHERE a.ledger_id = $1 AND a.id = ANY ($2::text[]);
 
--- name: account_locked_many(ledger_id, ids)
--- The accounts whose rows another transaction has locked, found without waiting for any.
-WITH free AS (
+-- name: row_locked_many(ledger_id, names)
+-- The rows that another transaction has locked, found without waiting for any.
+-- An account is named by its id, the progress of a parent by `parent` and its id, separated by a blank. Every change of
+-- a row raises its version.
+WITH parents AS (
+    SELECT substr(n, 8)::uuid AS id FROM unnest($2::text[]) AS n WHERE starts_with(n, 'parent ')
+), free_accounts AS (
     SELECT id FROM accounts
     WHERE ledger_id = $1 AND id = ANY ($2::text[])
     ORDER BY id
     FOR NO KEY UPDATE SKIP LOCKED
+), free_progress AS (
+    SELECT id FROM transfer_progress
+    WHERE ledger_id = $1 AND id = ANY (ARRAY (SELECT id FROM parents))
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT id, version FROM accounts
-WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
+SELECT id AS name, version FROM accounts
+WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free_accounts)
+UNION ALL
+SELECT 'parent ' || id, captured + reversed - remaining FROM transfer_progress
+WHERE ledger_id = $1 AND id = ANY (ARRAY (SELECT id FROM parents)) AND id NOT IN (SELECT id FROM free_progress);
 
 -- name: account_clock_many(ledger_id, ids)
 -- An instant for each account that no other transaction has locked: entries not committed by then get later ones.

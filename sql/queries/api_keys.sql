@@ -48,7 +48,7 @@ WITH free AS (
     ORDER BY id
     FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT id, xmin::text::bigint AS version FROM api_keys
+SELECT id AS name, xmin::text::bigint AS version FROM api_keys
 WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
 
 -- name: api_key_change(ledger_id, id, within, named, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, quota_seen, window_seen, burst_seen)

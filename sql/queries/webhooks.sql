@@ -33,7 +33,7 @@ WITH free AS (
     ORDER BY id
     FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT id::text AS id, xmin::text::bigint AS version FROM webhook_endpoints
+SELECT id::text AS name, xmin::text::bigint AS version FROM webhook_endpoints
 WHERE ledger_id = $1 AND id = ANY ($2::text[]::uuid[]) AND id NOT IN (SELECT id FROM free);
 
 -- name: webhook_endpoint_change(ledger_id, id, url, types, describes, description, enabled)

@@ -106,6 +106,21 @@ async def test_a_locked_account_holds_up_nobody(own: Service) -> None:
     await check_books(own.database_url)
 
 
+async def test_a_locked_hold_holds_up_nobody(own: Service) -> None:
+    """It waits; the other holds of its accounts, what is behind them and other ledgers do not."""
+    client = await payers(own, "locked", "alice")
+    other = await payers(own, "free", "carol")
+    [locked] = await hold(client, "alice")
+    free = [*await hold(client, "alice", HOLDS), *await hold(other, "carol", 3)]
+    async with sweeping(own) as sweeper:
+        async with held(own.database_url, locked, table="transfer_progress"):
+            await until(lambda: sweeper.swept == len(free), SWEPT_SECONDS)
+            assert await expiries(own.database_url) == sorted(free)
+            await until(lambda: sweeper.failures > 0, SWEPT_SECONDS)
+        await until(lambda: sweeper.swept == len(free) + 1, SWEPT_SECONDS)
+    await check_books(own.database_url)
+
+
 async def test_all_ledgers_are_looked_at(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages of ledgers there are, and however few are swept at once."""
     monkeypatch.setattr(module, "LEDGERS_PAGE", 2)

@@ -4,15 +4,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 import asyncpg
 import pytest
 
 from server.http.admission import RUNNING_WRITES_MAX
+from tests.api.holding import follow, followed, paid, progress
+from tests.api.holding import held as hold
 from tests.support.books import check_books
-from tests.support.client import Answer, Client
-from tests.support.locks import held
+from tests.support.client import Answer, Client, new_key
+from tests.support.locks import held, somebody_waits_for
 from tests.support.service import Service, in_process
 
 # Ledgers that have locked accounts; with 50 locked accounts, they are shared out among these.
@@ -178,6 +181,98 @@ async def test_a_known_key_of_a_locked_account_is_answered(service: Service, cli
         assert (await client.transfer("alice", "bob", 1, key="known")).body == first.body
         other = await client.transfer("alice", "bob", 2, key="known")
         assert other.status == 422
+
+
+async def follow_locked(client: Client, kind: str, parents: dict[str, str]) -> list[Answer]:
+    """Send requests of a kind that follow locked parents, alone and in bulks; *parents* are ids by their keys."""
+    fields: dict[str, Any] = {} if kind == "void" else {"amount": 1}
+    requests: list[Awaitable[Answer]] = []
+    for number in range(CROWD // len(parents)):
+        for key, parent in parents.items():
+            named = {"parent": parent} if number % 2 else {"parent_key": key}
+            items = [
+                {"key": new_key(), "kind": kind, **named, **fields},
+                {"key": new_key(), "source": "alice", "destination": "bob", "amount": 1, "currency": "EUR"},
+            ]
+            bulk = {"transfers": items, "atomic": number % 4 < 2}
+            requests += [follow(client, kind, parent, **fields), client.post("/v1/transfers/bulk", bulk)]
+    return await asyncio.gather(*requests)
+
+
+@pytest.mark.usefixtures("short_deadlines")
+async def test_locked_holds_cost_their_neighbours_nothing(database_url: str, redis_url: str) -> None:
+    """
+    While many captures, voids and reversals wait for locked rows of their parents, no session waits for the locks, and
+    every other request is served, those about the same accounts included. The waiting requests are told that
+    nothing was applied, and work once the lock is released.
+    """
+    async with in_process(database_url, redis_url) as service:
+        client, beside = [await service.client(name) for name in ("holds", "neighbour")]
+        for each in (client, beside):
+            await each.fund("free", 1_000_000)
+        await client.fund("alice", 1_000_000)
+        await client.open("bob")
+        locked = {f"locked-{number}": await hold(client, 1_000, f"locked-{number}") for number in range(2)}
+        locked_paid = {"paid": await paid(client, 1_000, "paid")}
+        await followed(client, "reversal", locked_paid["paid"], amount=1)
+        free = await hold(client, 500_000)
+        parents = (*locked.values(), *locked_paid.values())
+        before = [await progress(client, parent) for parent in parents]
+        heard: list[int] = []
+        blocked = False
+        async with held(database_url, *parents, table="transfer_progress") as pid:
+            excess = await follow(client, "capture", locked["locked-0"], "again", amount=2_000)
+            kinds = (("capture", locked), ("void", locked), ("reversal", locked_paid))
+            waiting = asyncio.gather(*(follow_locked(client, kind, named) for kind, named in kinds))
+            number = 0
+            while not waiting.done():
+                # The first reversal of a transfer makes its row.
+                answers = await asyncio.gather(
+                    follow(client, "reversal", await paid(client, 1)),
+                    follow(client, "capture", free, amount=1, release_rest=False),
+                )
+                both = await asyncio.gather(neighbour(beside, number), neighbour(client, number))
+                heard += [status for statuses in both for status in statuses] + [answer.status for answer in answers]
+                blocked |= await somebody_waits_for(database_url, pid)
+                number += 1
+            refused = [answer for several in await waiting for answer in several]
+        assert excess.status == 503
+        assert Counter(heard) == {201: 6 * number, 200: 6 * number}
+        assert number >= 5
+        assert not blocked
+        assert {answer.status for answer in refused} == {503}
+        assert {(answer.json["code"], answer.json["outcome"]) for answer in refused} <= IN_VAIN
+        assert [await progress(client, parent) for parent in parents] == before
+        assert (await follow(client, "capture", locked["locked-0"], "again", amount=2_000)).status == 409
+        assert (await follow(client, "capture", locked["locked-0"], amount=1)).status == 201
+        assert (await follow(client, "void", locked["locked-1"])).status == 201
+        assert (await follow(client, "reversal", locked_paid["paid"])).status == 201
+    await check_books(database_url)
+
+
+async def test_a_request_for_a_locked_hold_goes_on_when_it_is_free(service: Service, client: Client) -> None:
+    """A capture that waits is posted once after the lock is released; one whose key is bound needs no lock."""
+    await client.fund("alice", 100)
+    await client.open("bob")
+    parent = await hold(client, 10)
+    first = await follow(client, "capture", parent, "first", amount=1, release_rest=False)
+    async with held(service.database_url, parent, table="transfer_progress"):
+        item = {"key": "first", "kind": "capture", "parent": parent, "amount": 1, "release_rest": False}
+        again = await client.post("/v1/transfers/bulk", {"transfers": [item]})
+        assert [(r["status"], r["transfer"]["id"]) for r in again.json["results"]] == [(201, first.json["id"])]
+        part: dict[str, Any] = {"amount": 2, "release_rest": False}
+        waiting = asyncio.create_task(follow(client, "capture", parent, "second", **part))
+        chain = [
+            {"key": "third", "kind": "capture", "parent": parent, **part},
+            {"key": "fourth", "kind": "reversal", "parent_key": "third"},
+        ]
+        both = asyncio.create_task(client.post("/v1/transfers/bulk", {"transfers": chain}))
+        assert (await client.transfer("alice", "bob", 1)).status == 201
+        assert not waiting.done()
+        assert not both.done()
+    assert (await waiting).status == 201
+    assert [result["status"] for result in (await both).json["results"]] == [201, 201]
+    assert await progress(client, parent) == (("open", 5, 5), 0)
 
 
 @pytest.mark.usefixtures("short_deadlines")

@@ -100,7 +100,7 @@ CASES = [
     case("ledger_summary", 2 * COUNTED_MAX + 7, lambda _: (COUNTED_MAX,)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
-    case("account_locked_many", 1001, lambda _: (IDS,)),
+    case("row_locked_many", 1001, lambda _: (IDS,)),
     case("account_clock_many", 3, lambda _: ([ACCOUNT],), "one"),
     case("account_clock_many", 3 * len(IDS), lambda _: (IDS,), "a batch"),
     case("account_clock_many_waiting", 2, lambda _: ([ACCOUNT],), "one"),

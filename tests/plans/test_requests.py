@@ -95,6 +95,8 @@ async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, ob
         "p_accounts": IDS,
         "p_keys": [f"flood-{number}" for number in range(1, ROWS + 1)],
         "posted_ats": [datetime.now(UTC)],
+        # The account that all positions name is there and free.
+        "currencies": ["EUR", *nulls[1:]],
         "places": [row["ctid"] for row in places],
         "progress_ids": [row["id"] for row in holds],
         "parent_ids": [row["id"] for row in holds],
@@ -146,6 +148,18 @@ async def test_statements_of_functions(held: Large, function: str, seqscan: str,
             values |= {"p_closed": None, "p_clear": False}
         for statement in statements(function):
             check(await explain(connection, *prepared(function, statement, values)), ROWS)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("seqscan", ["off", "on"])
+async def test_locked_parents(held: Large, seqscan: str) -> None:
+    """Finding out which parents are locked reads only their rows, twice."""
+    connection = await session(held.url, seqscan=seqscan)
+    try:
+        parents = (await arguments(connection, held))["progress_ids"]
+        names = [f"parent {parent}" for parent in parents]  # type: ignore[attr-defined]
+        check(await explain(connection, query("row_locked_many"), (held.ledger_id, names)), 2 * ROWS)
     finally:
         await connection.close()
 
