@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         options = parser(words).parse_args(words)
+        if not all(map(_is_utf8, vars(options).values())):
+            return fail("an argument is not UTF-8")
         options.words = words
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -35,6 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"standard output cannot be written: {error}")
     except Exception as error:
         return _explained(error)
+
+
+def _is_utf8(value: object) -> bool:
+    """
+    Return whether an argument can be sent or stored: Python represents bytes that are not UTF-8 by characters that
+    cannot. Names of files, which are paths, may be any bytes.
+    """
+    if isinstance(value, list | tuple):
+        return all(map(_is_utf8, value))
+    try:
+        (value if isinstance(value, str) else "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explained(error: Exception) -> int:

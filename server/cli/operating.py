@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.cli import sinks
@@ -23,6 +24,7 @@ def add_commands(commands: Commands, words: Sequence[str] | None = None) -> None
     command.add_argument("--ledger", help="only this ledger")
     command.add_argument(
         "--metrics",
+        type=Path,
         metavar="FILE",
         help="also write the outcome to this file, NAME.prom, for the Prometheus node exporter",
     )
@@ -75,12 +77,13 @@ def _add_books(commands: Commands, place: Parser) -> None:
     command.add_argument("--ledger", required=True, help="name of the ledger")
     formats = "an hledger journal, or what import reads: CSV or JSON Lines"
     command.add_argument("--format", required=True, choices=["hledger", "csv", "jsonl"], help=formats)
-    command.add_argument("--output", metavar="FILE", help="file to create or replace (default: standard output)")
+    text = "file to create or replace (default: standard output)"
+    command.add_argument("--output", type=Path, metavar="FILE", help=text)
     command.add_argument("--from", dest="since", metavar="TIME", help="only postings from this time on")
     command.add_argument("--to", dest="until", metavar="TIME", help="only postings before this time")
     text = "post a CSV or JSON Lines file into a ledger; when run again, it continues where it stopped"
     command = commands.add("import", text, operate, place)
-    command.add_argument("file", metavar="FILE", help="file with the columns that export writes")
+    command.add_argument("file", type=Path, metavar="FILE", help="file with the columns that export writes")
     command.add_argument("--ledger", required=True, help="name of the ledger; created if it does not exist")
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from server.ledger.export import ExportedTransfer, in_order
+from server.process.commands.books import read_instant
 from server.process.commands.exits import EXIT_NO_READER
 from server.process.commands.progress import Bar
 from tests.books.book import export
@@ -123,6 +124,11 @@ async def test_days(database_url: str, tmp_path: Path) -> None:
     every = await export(database_url, "books", "jsonl", tmp_path, "--from", "2001-01-01", "--to", "2999-01-01")
     none = await export(database_url, "books", "jsonl", tmp_path, "--from", "2999-01-01")
     assert (every.count(b"\n"), none.count(b"\n")) == (3, 2)
+
+
+def test_instants_are_cut_off() -> None:
+    """Digits finer than microseconds are cut off, as in requests: the end of a month stays in it."""
+    assert read_instant("2026-01-31T23:59:59.9999999Z") == datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 class Terminal:

@@ -13,9 +13,9 @@ from server.ledger.export import ExportedAccount, ExportedTransfer
 from server.ledger.limits import METADATA_KEY_LENGTH_MAX, METADATA_KEYS_MAX
 from server.process.books.columns import COLUMNS, CSV, JSONL, Format
 from server.process.books.lines import RECORD_BYTES_MAX, LineError, read_lines
-from server.process.books.record import Record
+from server.process.books.record import Instant, Record
 
-NOW = datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)
+NOW = Instant(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)
 ACCOUNT = ExportedAccount("a:1", "EUR", None, 2**63 - 1, True, '{"b": "1", "a": "2"}', NOW)
 TRANSFER = ExportedTransfer(
     place=NOW,
@@ -189,12 +189,13 @@ def test_forms(data: bytes) -> None:
         pytest.param(
             GOOD.replace(b"5", b'5,"effective_at":"2026-01-01"'), "line 1: effective_at: ", id="a day for an instant"
         ),
+        pytest.param(GOOD.replace(b"5", b'5,"effective_at":5'), "line 1: effective_at: an instant is", id="a number"),
         pytest.param(
             GOOD.replace(b"5", b'5,"effective_at":"2026-01-01T00:00:00"'), "line 1: effective_at: ", id="no offset"
         ),
         pytest.param(
             GOOD.replace(b"5", b'5,"effective_at":"0001-01-01T00:00:00+14:00"'),
-            "line 1: effective_at: its year is out of range",
+            "line 1: effective_at: the year in UTC must be 0002 to 9998",
             id="before all time",
         ),
         pytest.param(b'{"record":"account","id":"a"}\n', "line 1: currency: an account needs one", id="no currency"),
@@ -229,6 +230,17 @@ def test_what_is_not_taken(data: bytes, text: str) -> None:
     with pytest.raises(LineError) as caught:
         read(data)
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("name", ["effective_at", "expires_at", "created_at"])
+def test_instants_are_cut_off(name: str) -> None:
+    """Digits finer than microseconds are cut off, as in requests: no instant moves into the next month."""
+    fine = "2026-01-31T23:59:59.9999999Z"
+    csv = f"kind,key,source,destination,amount,currency,{name}\nhold,k,a,b,5,EUR,{fine}\n"
+    json = GOOD.decode().replace("5", f'5,"kind":"hold","{name}":"{fine}"')
+    for text in (csv, json):
+        [record] = read(text.encode())
+        assert getattr(record, name) == datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 def test_floors_of_accounts() -> None:

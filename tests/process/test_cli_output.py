@@ -23,6 +23,8 @@ TALLYSTICK = f"{shlex.quote(sys.executable)} -m server.cli"
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 NO_SPACE = "tallystick: standard output cannot be written: No space left on device"
 CLOSED = "tallystick: standard output cannot be written: it is closed\n"
+# Bytes that are not UTF-8, as Python represents them in an argument.
+LATIN_1 = "Gr\udcf6\udcdfe"
 TOKEN = "tsk_1_0123456789abcdef_" + "ab" * 36
 START_SECONDS = 30.0
 
@@ -145,6 +147,7 @@ async def test_a_server_without_outputs_serves(database_url: str, redirections: 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+NO_UTF8 = "tallystick: an argument is not UTF-8\n"
 NO_NAME = "tallystick: a ledger's name has 1 to 64 letters"
 
 
@@ -154,22 +157,61 @@ async def test_names_that_are_no_ascii(database_url: str, locale: dict[str, str]
     for name in ("Größe", "$(printf 'Gr\\366\\337e')"):
         end = await shell(f"tallystick keys list --ledger {name}", database_url=database_url, **locale)
         assert (end.code, end.out) == (2, "")
-        assert end.err.startswith(NO_NAME), end
+        assert end.err.startswith(NO_NAME if name == "Größe" and locale is not ASCII else NO_UTF8), end
     end = await shell("tallystick config --data-dir Größe", **locale)
     if locale is ASCII:
-        assert (end.code, end.err) == (2, "tallystick: --data-dir is not UTF-8\n")
+        assert (end.code, end.err) == (2, NO_UTF8)
     else:
         assert (end.code, end.err) == (0, "")
         assert "data_dir" in end.out
 
 
 @pytest.mark.parametrize("words", ["keys create --role read", "keys list", "keys revoke 0123456789abcdef", "audit"])
-@pytest.mark.parametrize("name", ["Größe", "Gr\udcf6\udcdfe"], ids=["UTF-8", "Latin-1"])
-async def test_every_command_refuses_such_names(database_url: str, words: str, name: str) -> None:
+async def test_every_command_refuses_such_names(database_url: str, words: str) -> None:
     """Whichever command is given the name."""
-    end = await call(*words.split(), "--ledger", name, database_url=database_url, redis_url=NO_REDIS)
-    assert (end.code, end.out) == (2, "")
-    assert end.err.startswith(NO_NAME), end
+    for name, sentence in (("Größe", NO_NAME), (LATIN_1, NO_UTF8)):
+        end = await call(*words.split(), "--ledger", name, database_url=database_url, redis_url=NO_REDIS)
+        assert (end.code, end.out) == (2, "")
+        assert end.err.startswith(sentence), end
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "create", "--ledger", "books", "--role", "read", "--description", LATIN_1),
+        ("keys", "limit", "--ledger", "books", "0" * 16, "--accounts", LATIN_1),
+        (
+            "sinks",
+            "create",
+            "kafka",
+            "--name",
+            "k",
+            "--ledger",
+            "books",
+            "--bootstrap",
+            "h:1",
+            "--topic",
+            "t",
+            "--username",
+            LATIN_1,
+        ),
+        ("export", "--ledger", "books", "--format", "csv", "--from", LATIN_1),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+async def test_words_that_are_not_utf8(database_url: str, words: tuple[str, ...]) -> None:
+    """They are refused before anything is done: no ledger is made for them."""
+    end = await call(*words, database_url=database_url, redis_url=NO_REDIS)
+    assert end == (2, "", NO_UTF8)
+    assert await administer(database_url, "SELECT FROM tallystick.ledgers") == []
+
+
+async def test_files_may_have_any_name(database_url: str, tmp_path: Path) -> None:
+    """The name of a file need not be UTF-8."""
+    await make_key(database_url, "books")
+    file = tmp_path / LATIN_1
+    end = await call("export", "--ledger", "books", "--format", "csv", "--output", str(file), database_url=database_url)
+    assert (end.code, end.err, file.exists()) == (0, "", True)
 
 
 @pytest.fixture

@@ -89,8 +89,6 @@ def _call(action: Action, options: argparse.Namespace) -> int:
         return fail(MISSING)
     url = options.url if options.url is not None else read_client_variable("url") or DEFAULT_URL
     key = read_client_variable("api_key")
-    if not all(map(_is_utf8, options.words)):
-        return fail("an argument is not UTF-8")
     if not _URL.fullmatch(url):
         return fail("the address of a server is http://HOST:PORT or https://HOST:PORT, without a user")
     if key is None:
@@ -152,15 +150,6 @@ def _of_another(error: "ProblemError") -> str:
     transfer = error.problem.transfer_id
     named = "" if transfer is None else f" (transfer {transfer})"
     return f"the key belongs to another payment{named}: look at that payment, or send this one under a new key"
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether a text can be sent: Python represents bytes that are not UTF-8 by characters that cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _seconds(text: str) -> float:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.remote.arguments import instant, row
-from server.process.commands.exits import OutputError, check_output, say
+from server.process.commands.exits import UNSEEN_TOKEN, check_output, check_room, say, shown_once
 from server.process.commands.key_rows import KEYS, say_key
 from server.process.commands.tables import say_listing
 
@@ -21,11 +21,8 @@ def create(client: "Tallystick", options: argparse.Namespace) -> int:
     """Make a key and print its token; revoke the key if that fails."""
     check_output()
     key = client.api_keys.create(options.role, **_given(options))
-    try:
+    with shown_once("the new key has been revoked", lambda: client.api_keys.revoke(key.id)):
         say(str(key.token))
-    except OutputError as error:
-        client.api_keys.revoke(key.id)
-        raise OutputError(f"{error}; the new key has been revoked") from error
     return 0
 
 
@@ -47,9 +44,11 @@ def list_keys(client: "Tallystick", options: argparse.Namespace) -> int:
 
 def rotate(client: "Tallystick", options: argparse.Namespace) -> int:
     """Give a key a new token, and print the token."""
-    check_output()
+    check_room()
     overlap = None if options.overlap is None else _number("overlap", options.overlap)
-    say(str(client.api_keys.rotate(_id(options), overlap_seconds=overlap).token))
+    key = client.api_keys.rotate(_id(options), overlap_seconds=overlap)
+    with shown_once(UNSEEN_TOKEN):
+        say(str(key.token))
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from server.cli.remote.arguments import add_rows, position, row, say_answers
 from server.cli.remote.call import on_server, server
 from server.cli.words import Commands
-from server.process.commands.exits import check_output
+from server.process.commands.exits import check_room, shown_once
 from server.process.commands.tables import Column, Row, say_listing, say_record
 
 if TYPE_CHECKING:
@@ -113,9 +113,11 @@ def _say(endpoint: "WebhookEndpoint", options: argparse.Namespace) -> int:
 
 def _create(client: "Tallystick", options: argparse.Namespace) -> int:
     # Make nothing that could not be printed: the secret is shown only once.
-    check_output()
+    check_room()
     endpoints = client.webhook_endpoints
-    return _say(endpoints.create(options.address, types=options.type or (), description=options.description), options)
+    made = endpoints.create(options.address, types=options.type or (), description=options.description)
+    with shown_once("the new endpoint has been deleted", lambda: endpoints.delete(made.id)):
+        return _say(made, options)
 
 
 def _get(client: "Tallystick", options: argparse.Namespace) -> int:
@@ -136,8 +138,10 @@ def _delete(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def _rotate_secret(client: "Tallystick", options: argparse.Namespace) -> int:
-    check_output()
-    return _say(client.webhook_endpoints.rotate_secret(options.id), options)
+    check_room()
+    rotated = client.webhook_endpoints.rotate_secret(options.id)
+    with shown_once("nobody has seen the new secret; the old one also signs for 24 hours: rotate it again"):
+        return _say(rotated, options)
 
 
 def _test(client: "Tallystick", options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from server.ledger.accounts import Account, AccountLimits, AccountRequest
 from server.ledger.expiry_requests import expiry_key
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused
 from server.process.books.lines import Line, LineError, read_lines
-from server.process.books.record import Record
+from server.process.books.record import Record, encode
 from server.store.errors import StoreError
 from server.store.postgres import Database
 
@@ -27,7 +27,6 @@ LINES_MAX: Final = 500
 # Kinds of transfers that a closed account still takes.
 PASSING: Final = frozenset({"void", "expiry"})
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 # Called with the progress: bytes of the file and number of records done.
 OnProgress = Callable[[int, int], None]
@@ -181,7 +180,7 @@ class _Check:
 
 
 def _digest(said: object) -> bytes:
-    return hashlib.sha256(_encode(said)).digest()
+    return hashlib.sha256(encode(said)).digest()
 
 
 def _key(record: Record, parents: dict[str, UUID]) -> str | None:

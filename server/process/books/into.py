@@ -26,7 +26,7 @@ from server.process.books.checks import (
     releases,
 )
 from server.process.books.lines import Line, LineError, read_lines
-from server.process.books.record import Record
+from server.process.books.record import Record, encode
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 
@@ -38,8 +38,6 @@ REQUEST_ID: Final = "import"
 WITH_SIDES: Final = frozenset({"transfer", "hold"})
 # Kinds that always release all that remains of their parent.
 WITHOUT_AMOUNT: Final = frozenset({"void", "expiry"})
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class BusyError(StoreError):
@@ -243,4 +241,4 @@ def _expiry(hold: Record) -> Record:
 def _fingerprint(record: Record) -> bytes:
     """Return the SHA-256 of a record without its id and time of creation."""
     asked = msgspec.structs.replace(record, id=None, created_at=None)
-    return hashlib.sha256(b"import\n" + _encode(asked)).digest()
+    return hashlib.sha256(b"import\n" + encode(asked)).digest()

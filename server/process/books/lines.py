@@ -9,7 +9,7 @@ import msgspec
 from server.http.models import Metadata
 from server.http.problems import Problem
 from server.http.wire.body import decode, shape_problem
-from server.process.books.record import Record, RecordError, check_record
+from server.process.books.record import Record, RecordError, check_record, read_member
 
 # Most bytes of a record: a little more than the largest possible record has with every character escaped.
 RECORD_BYTES_MAX: Final = 512 * 1024
@@ -22,7 +22,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 _INTEGERS: Final = frozenset({"amount", "floor", "ceiling"})
 _COLUMNS: Final = frozenset(Record.__struct_fields__)
 
-_json = msgspec.json.Decoder(Record)
+_json = msgspec.json.Decoder(Record, dec_hook=read_member)
 _metadata = msgspec.json.Decoder(Metadata)
 
 
@@ -171,7 +171,7 @@ def _from_csv(raw: _Raw, names: list[str]) -> Record:
         else:
             members[name] = value
     try:
-        return msgspec.convert(members, Record)
+        return msgspec.convert(members, Record, dec_hook=read_member)
     except msgspec.ValidationError as error:
         raise _shape_error(raw, shape_problem(error), "it is not a record") from None
 

@@ -12,16 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import msgspec
-
 from server.books import create_books
 from server.gate.key_store import ledger_id
+from server.http import instants
 from server.ledger.export import Book, open_book
 from server.process.books.checks import check_against, check_file
 from server.process.books.columns import CSV, JSONL, Format
 from server.process.books.hledger import HLEDGER
 from server.process.books.into import Import
-from server.process.books.record import Instant
 from server.process.commands.exits import check_output, say, say_bytes
 from server.process.commands.progress import Bar
 from server.settings import Settings
@@ -39,15 +37,17 @@ class FileError(Exception):
 
 def read_instant(text: str) -> datetime:
     """
-    Return the instant that *text* names; a day means its beginning in UTC.
+    Return the instant that *text* names, cut off to microseconds; a day means its beginning in UTC.
 
     Raises:
         ValueError: The text names neither an instant nor a day.
     """
     try:
-        return msgspec.convert(text if "T" in text.upper() else f"{text}T00:00:00Z", Instant)
-    except msgspec.ValidationError:
-        raise ValueError("name an instant as 2026-01-31T12:00:00Z, or a day as 2026-01-31") from None
+        return instants.read_instant(text if "T" in text.upper() else f"{text}T00:00:00Z")
+    except ValueError:
+        raise ValueError(
+            "name an instant as 2026-01-31T12:00:00Z, or a day as 2026-01-31, in the years 0002 to 9998"
+        ) from None
 
 
 async def export_books(

@@ -1,10 +1,13 @@
 """The output and exit codes of commands."""
 
+import errno
+import io
 import os
 import re
+import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
@@ -47,6 +50,10 @@ def shown_codes(*codes: int) -> str:
     return "\n".join(("exit codes:", *(f"  {code:<3}  {EXIT_CODES[code]}" for code in named)))
 
 
+# What to do if the token of a rotated key could not be shown.
+UNSEEN_TOKEN: Final = "nobody has seen the new token: rotate the key again"  # noqa: S105 -- no token
+
+
 class OutputError(Exception):
     """Standard output cannot be written; the message says why."""
 
@@ -85,6 +92,51 @@ def check_output() -> None:
     """
     if sys.stdout is None:
         raise OutputError("it is closed")
+
+
+def check_room() -> None:
+    """
+    Check that standard output can be written, before something is made that is shown only once.
+
+    A disk may still prove to be full when the text is written.
+
+    Raises:
+        OutputError: It is closed, full, or without a reader.
+    """
+    check_output()
+    try:
+        number = sys.stdout.fileno()
+    except io.UnsupportedOperation:
+        # It is kept in memory.
+        return
+    with _output():
+        # A full device refuses even this; a pipe takes it even without a reader.
+        os.write(number, b"")
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@contextmanager
+def shown_once(advice: str, undo: Callable[[], object] | None = None) -> Iterator[None]:
+    """
+    Show in the block what cannot be shown again.
+
+    Args:
+        advice: What becomes of it if it cannot be shown.
+
+        undo: Called if it cannot be shown.
+
+    Raises:
+        OutputError: Standard output cannot be written; the message ends with *advice*.
+    """
+    try:
+        yield
+    except OutputError as error:
+        if undo is not None:
+            undo()
+        raise OutputError(f"{error}; {advice}") from error
 
 
 @contextmanager

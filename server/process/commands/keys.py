@@ -28,7 +28,7 @@ from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate, shown_rate
 from server.gate.tokens import read_key_name
 from server.http.instants import read_instant
 from server.ledger.prefixes import read_prefixes
-from server.process.commands.exits import OutputError, check_output, fail, say
+from server.process.commands.exits import UNSEEN_TOKEN, OutputError, check_output, check_room, fail, say, shown_once
 from server.process.commands.key_rows import KEYS_OF_LEDGERS, say_key
 from server.process.commands.tables import say_listing
 from server.process.commands.target import Action
@@ -97,12 +97,13 @@ def _limit(settings: Settings, options: argparse.Namespace) -> Action:
 
 def _rotate(_: Settings, options: argparse.Namespace) -> Action:
     overlap = _number("overlap", options.overlap, 0, OVERLAP_SECONDS_MAX)
-    check_output()
+    check_room()
 
     async def act(database: Database, of_ledger: int, key_id: str) -> int:
         seconds = OVERLAP_SECONDS_DEFAULT if overlap is None else overlap
         _, token = await rotate_key(database, of_ledger, key_id, seconds)
-        say(token)
+        with shown_once(UNSEEN_TOKEN):
+            say(token)
         return 0
 
     return _on_key(options, act)

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,12 +82,13 @@ def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
         check_ledger(options.ledger)
     except ValueError as error:
         return fail(str(error))
-    metrics = None if options.metrics is None else Path(options.metrics)
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
         return (
-            0 if _run(report_audit(target.database_url, options.ledger, metrics, as_json=options.json)) else EXIT_FAULTS
+            0
+            if _run(report_audit(target.database_url, options.ledger, options.metrics, as_json=options.json))
+            else EXIT_FAULTS
         )
 
 
@@ -110,12 +110,15 @@ def _export(loaded: Loaded, options: argparse.Namespace) -> int:
     except ValueError as error:
         return fail(str(error))
     layout = FORMATS[options.format]
-    file = None if options.output is None else Path(options.output)
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
         try:
-            _run(export_books(target.database_url, options.ledger, layout=layout, file=file, since=since, until=until))
+            _run(
+                export_books(
+                    target.database_url, options.ledger, layout=layout, file=options.output, since=since, until=until
+                )
+            )
         except UNMIGRATED as error:
             return fail(explain_refusal(error))
     return 0
@@ -131,7 +134,7 @@ def _import(loaded: Loaded, options: argparse.Namespace) -> int:
         return fail(str(error))
     settings = loaded.settings
     try:
-        with open_checked(Path(options.file)) as file, open_target(settings, redis=True) as target:
+        with open_checked(options.file) as file, open_target(settings, redis=True) as target:
             if target.embedded:
                 _run(migrate_target(target, settings))
             found = msgspec.structs.replace(settings, database_url=target.database_url, redis_url=target.redis_url)
