@@ -76,19 +76,18 @@ def _act(settings: Settings, act: Action) -> int:
 
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
-    from server.process.commands.audit import report_audit  # noqa: PLC0415
+    from server.process.commands.audit import metrics_file, report_audit  # noqa: PLC0415
 
     try:
         check_ledger(options.ledger)
+        metrics = None if options.metrics is None else metrics_file(options.metrics)
     except ValueError as error:
         return fail(str(error))
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
         return (
-            0
-            if _run(report_audit(target.database_url, options.ledger, options.metrics, as_json=options.json))
-            else EXIT_FAULTS
+            0 if _run(report_audit(target.database_url, options.ledger, metrics, as_json=options.json)) else EXIT_FAULTS
         )
 
 
