@@ -38,7 +38,10 @@ _SECRETS: Final = (
     (re.compile(r"tsk_\w+"), "tsk_..."),
     (re.compile(r"whsec_[\w+/=-]+"), "whsec_..."),
     (re.compile(r"[0-9A-Fa-f]{32,}"), "..."),
-    (re.compile(r"://\S*@"), "://...@"),
+    # A key that encrypts the secrets of webhooks.
+    (re.compile(r"(?<![\w-])[\w-]{43}="), "..."),
+    # A password may hold blanks.
+    (re.compile(r"://.*@"), "://...@"),
     (re.compile(r"(pass\w*=)[^\s&]+", re.IGNORECASE), r"\1..."),
 )
 
