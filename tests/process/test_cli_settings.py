@@ -75,3 +75,11 @@ async def test_refused_by_serve(settings: dict[str, str], sentence: str) -> None
     assert end.err.splitlines()[-1] == f"tallystick: {sentence}"
     assert SECRET not in end.err
     assert "Traceback" not in end.err
+
+
+async def test_a_burst_without_its_rate() -> None:
+    """A burst of ledgers without their rate would limit nothing: every command refuses it."""
+    given = {"database_url": POSTGRES, "redis_url": NO_REDIS, "ledger_burst": "5"}
+    for words in COMMANDS:
+        end = await call(*words, **given)
+        assert end == (2, "", "tallystick: ledger_burst: set ledger_rate too; without it ledgers have no limit\n")
