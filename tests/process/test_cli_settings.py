@@ -83,3 +83,14 @@ async def test_a_burst_without_its_rate() -> None:
     for words in COMMANDS:
         end = await call(*words, **given)
         assert end == (2, "", "tallystick: ledger_burst: set ledger_rate too; without it ledgers have no limit\n")
+
+
+@pytest.mark.parametrize("words", [("keys", "list"), ("migrate",), ("sinks", "list"), ("audit",)], ids=" ".join)
+async def test_a_folder_beside_an_address(database_url: str, words: tuple[str, ...]) -> None:
+    """A folder on the command line is not ignored because the environment names another database."""
+    end = await call(*words, "--data-dir", "x", database_url=database_url)
+    assert end == (
+        2,
+        "",
+        "tallystick: --data-dir and TALLYSTICK_DATABASE_URL name two databases: do not give both\n",
+    )
