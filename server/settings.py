@@ -141,7 +141,7 @@ HELP: Final[Mapping[str, Help]] = {
     "ledger_rate": Help(
         "Requests that all keys of a ledger may make together: N/s, N/min, N/h or N/day; no limit if not set."
     ),
-    "ledger_burst": Help("Requests that all keys of a ledger may make together at once."),
+    "ledger_burst": Help("Requests that all keys of a ledger may make together at once; only with ledger_rate."),
     "concurrency": Help("Requests that one key may have running at once in one worker."),
     "auth_failure_rate": Help("Failed authentications allowed per network address: N/s, N/min, N/h or N/day."),
     "auth_failure_burst": Help("Failed authentications allowed per network address at once."),
@@ -201,7 +201,8 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
         overrides: Values of the command line; None means not given.
 
     Raises:
-        SettingsError: A variable with our prefix is unknown, sets a value a second time, or has an invalid value.
+        SettingsError: A variable with our prefix is unknown, sets a value a second time, or has an invalid value; or
+            one is set that has no effect without another.
     """
     variables = os.environ if environment is None else environment
     values: dict[str, Any] = {}
@@ -221,6 +222,8 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
             if isinstance(value, str) and _text(value, source) is None:
                 raise SettingsError(f"{source} is empty: leave it out for the default")
             values[name], sources[name] = value, source
+    if "ledger_burst" in values and "ledger_rate" not in values:
+        raise SettingsError("ledger_burst: set ledger_rate too; without it ledgers have no limit")
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:

@@ -1,9 +1,10 @@
 """The parts that commands are made of: a parser that repeats no secrets, and groups of commands."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from server.process.commands.exits import EXIT_ERROR, complain, say
 
@@ -11,11 +12,24 @@ from server.process.commands.exits import EXIT_ERROR, complain, say
 Run = Callable[[argparse.Namespace], int]
 
 
+# Words of the command line in argparse's messages. One may be a secret in the wrong place.
+_LEFT_OVER: Final = "unrecognized arguments"
+_VALUE: Final = re.compile(r": (?:'.*'|\".*\")(?= \(choose from |\Z)|(?<=ignored explicit argument) .*", re.DOTALL)
+_OPTION: Final = re.compile(r"(?<=\s)--[a-z-]+(?=[=\s]|\Z)")
+
+
+def _without_values(message: str) -> str:
+    """Return a message of argparse with the names of options, but without what else the command line says."""
+    if message.startswith(_LEFT_OVER):
+        return " ".join((_LEFT_OVER, *_OPTION.findall(message)))
+    return _VALUE.sub("", message)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose messages repeat no secrets, and that raises OutputError if its help cannot be written."""
 
     def error(self, message: str) -> NoReturn:
-        complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        complain(f"{self.format_usage()}{self.prog}: error: {_without_values(message)}")
         raise SystemExit(EXIT_ERROR)
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -10,10 +10,8 @@ def default_limits(settings: Settings) -> Defaults:
     Return the default limits of keys, and the limits of ledgers and network addresses.
 
     Raises:
-        SettingsError: A rate is malformed or missing, or cannot be counted exactly together with its burst.
+        SettingsError: A rate is malformed, or cannot be counted exactly together with its burst.
     """
-    if settings.ledger_rate is None and settings.ledger_burst != Settings().ledger_burst:
-        raise SettingsError("ledger_burst: without ledger_rate, ledgers have no limit")
     key = _limit("", settings.rate, settings.burst)
     ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)
     failures = _limit("auth_failure_", settings.auth_failure_rate, settings.auth_failure_burst)

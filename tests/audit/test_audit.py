@@ -125,11 +125,25 @@ async def test_outcome_for_prometheus(books: str, tmp_path: Path) -> None:
     wrong = file.read_text()
     assert series(wrong)[Series("tallystick_audit_findings", ())] == 2
     failed = await call("audit", "--metrics", str(file), "--ledger", "elsewhere", database_url=books)
-    nowhere = await call("audit", "--metrics", str(tmp_path / "none" / "x.prom"), database_url=books)
     assert (failed.code, file.read_text()) == (2, wrong)
     assert os.listdir(tmp_path) == [file.name]
-    assert nowhere.code == 2
-    assert "No such file or directory" in nowhere.err
+
+
+async def test_a_file_of_metrics_that_cannot_be_replaced(books: str, tmp_path: Path) -> None:
+    """A device, pipe or folder is refused before the audit begins, and stays what it was; a missing folder too."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for file, sentence in (
+        (pipe, f"{pipe} is not a regular file: --metrics replaces the file that it names"),
+        (link, f"{pipe} is not a regular file: --metrics replaces the file that it names"),
+        (tmp_path, f"{tmp_path} is not a regular file: --metrics replaces the file that it names"),
+        (tmp_path / "none" / "x.prom", f"there is no folder {tmp_path / 'none'} for --metrics"),
+    ):
+        end = await call("audit", "--metrics", str(file), database_url=books)
+        assert end == (2, "", f"tallystick: {sentence}\n")
+    assert (link.is_symlink(), pipe.is_fifo()) == (True, True)
 
 
 async def test_beside_running_traffic(books: str) -> None:

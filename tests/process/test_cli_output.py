@@ -26,6 +26,8 @@ CLOSED = "tallystick: standard output cannot be written: it is closed\n"
 # Bytes that are not UTF-8, as Python represents them in an argument.
 LATIN_1 = "Gr\udcf6\udcdfe"
 TOKEN = "tsk_1_0123456789abcdef_" + "ab" * 36
+CONSOLE_TOKEN = "z-ababababab" * 3 + "zabcdeA"
+FERNET_KEY = f"{CONSOLE_TOKEN}="
 START_SECONDS = 30.0
 
 
@@ -265,6 +267,12 @@ async def test_a_whole_key_is_limited(database_url: str, token: str) -> None:
         pytest.param(("serve", "--host", TOKEN), id="as a host"),
         pytest.param(("serve", "--data-dir", TOKEN, "--port", TOKEN), id="as a port"),
         pytest.param(("config", "--database-url", "postgresql://u:abababababab@db/x"), id="an address"),
+        pytest.param(("config", "--database-url", "postgresql://u:x ababababab@db/x"), id="a password with a blank"),
+        pytest.param(("doctor", "--webhook-key", FERNET_KEY), id="a key of webhooks"),
+        pytest.param(("doctor", f"--webhook-key={FERNET_KEY}"), id="a key of webhooks, joined"),
+        pytest.param(("doctor", f"--json={FERNET_KEY}"), id="to an option without a value"),
+        pytest.param(("doctor", CONSOLE_TOKEN), id="a token of the console"),
+        pytest.param((CONSOLE_TOKEN,), id="a token of the console as a command"),
     ],
 )
 async def test_a_secret_is_never_repeated(database_url: str, words: tuple[str, ...]) -> None:
@@ -286,9 +294,15 @@ async def test_a_public_id_needs_its_ledger(database_url: str) -> None:
 def test_masked() -> None:
     """What may be a secret is left out of a sentence, and the rest stays."""
     assert masked(
-        f"no {TOKEN}, no {'a-Z' * 14}B=, no postgresql://u:p /w@h/x?password=x&a=b, no whsec_a+/b=, no {'0f' * 16}, "
-        f"but {'0f' * 8}"
-    ) == (f"no tsk_..., no ..., no postgresql://...@h/x?password=...&a=b, no whsec_..., no ..., but {'0f' * 8}")
+        f"no {TOKEN}, no postgresql://u:p /w@h/x?password=x&a=b, "
+        f"no whsec_a+/b=, no {'0f' * 16}, no {FERNET_KEY}, but {'0f' * 8}"
+    ) == (f"no tsk_..., no postgresql://...@h/x?password=...&a=b, no whsec_..., no ..., no ..., but {'0f' * 8}")
+
+
+async def test_an_argument_there_is_not() -> None:
+    """An option is named, without its value."""
+    end = await call("doctor", "--webhook-key", "x", "--speed=1", "y")
+    assert end.err.splitlines()[-1] == "tallystick: error: unrecognized arguments --webhook-key --speed"
 
 
 async def test_version() -> None:

@@ -16,9 +16,6 @@ NO_RATE = "a rate is 1 to 1000000 and /s, /min, /h or /day"
 REFUSED = [
     pytest.param({"rate": "100/m"}, f"rate: {NO_RATE}", id="a rate"),
     pytest.param({"ledger_rate": "fast"}, f"ledger_rate: {NO_RATE}", id="a ledger's rate"),
-    pytest.param(
-        {"ledger_burst": "50"}, "ledger_burst: without ledger_rate, ledgers have no limit", id="a ledger's burst alone"
-    ),
     pytest.param({"auth_failure_rate": "0/s"}, f"auth_failure_rate: {NO_RATE}", id="a rate of failures"),
     pytest.param({"rate": "1/day", "burst": "1000000"}, "burst: too large for so slow a rate", id="a burst"),
     pytest.param(
@@ -78,3 +75,22 @@ async def test_refused_by_serve(settings: dict[str, str], sentence: str) -> None
     assert end.err.splitlines()[-1] == f"tallystick: {sentence}"
     assert SECRET not in end.err
     assert "Traceback" not in end.err
+
+
+async def test_a_burst_without_its_rate() -> None:
+    """A burst of ledgers without their rate would limit nothing: every command refuses it."""
+    given = {"database_url": POSTGRES, "redis_url": NO_REDIS, "ledger_burst": "5"}
+    for words in COMMANDS:
+        end = await call(*words, **given)
+        assert end == (2, "", "tallystick: ledger_burst: set ledger_rate too; without it ledgers have no limit\n")
+
+
+@pytest.mark.parametrize("words", [("keys", "list"), ("migrate",), ("sinks", "list"), ("audit",)], ids=" ".join)
+async def test_a_folder_beside_an_address(database_url: str, words: tuple[str, ...]) -> None:
+    """A folder on the command line is not ignored because the environment names another database."""
+    end = await call(*words, "--data-dir", "x", database_url=database_url)
+    assert end == (
+        2,
+        "",
+        "tallystick: --data-dir and TALLYSTICK_DATABASE_URL name two databases: do not give both\n",
+    )

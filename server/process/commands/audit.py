@@ -76,6 +76,21 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
     return not findings
 
 
+def metrics_file(path: Path) -> Path:
+    """
+    Return where the metrics are to be written, with symbolic links resolved.
+
+    Raises:
+        ValueError: The file cannot be made or replaced: it is a device, for example, or has no folder.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file: --metrics replaces the file that it names")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for --metrics")
+    return path
+
+
 def _total(findings: Sequence[Finding]) -> int:
     return sum(finding.total for finding in findings)
 

@@ -38,8 +38,10 @@ _SECRETS: Final = (
     (re.compile(r"tsk_\w+"), "tsk_..."),
     (re.compile(r"whsec_[\w+/=-]+"), "whsec_..."),
     (re.compile(r"[0-9A-Fa-f]{32,}"), "..."),
-    (re.compile(r"[A-Za-z0-9_-]{43,}=?"), "..."),
-    (re.compile(r"://[^\n]*@"), "://...@"),
+    # A key that encrypts the secrets of webhooks, or a console token.
+    (re.compile(r"[\w-]{43,}=?"), "..."),
+    # A password may hold blanks.
+    (re.compile(r"://.*@"), "://...@"),
     (re.compile(r"(pass\w*=)[^\s&]+", re.IGNORECASE), r"\1..."),
 )
 

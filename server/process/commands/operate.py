@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import uvloop
@@ -17,11 +17,18 @@ from server.telemetry.logs import configure_logs
 
 T = TypeVar("T")
 
+# Commands for which --data-dir can name an embedded Redis beside another PostgreSQL.
+WITH_REDIS: Final = frozenset({"doctor", "import"})
+
 
 def operate(loaded: Loaded, options: argparse.Namespace) -> int:
     """Run one of COMMANDS and return its exit code."""
     # A command reports its own errors, so show less serious log lines only to operators who set a level.
     configure_logs("error" if loaded.sources["log_level"] == "default" else loaded.settings.log_level)
+    # Of these two places one would be ignored, and the command would change the other one.
+    elsewhere = loaded.settings.database_url is not None
+    if elsewhere and loaded.sources["data_dir"] == "--data-dir" and options.command not in WITH_REDIS:
+        return fail(f"--data-dir and {loaded.sources['database_url']} name two databases: do not give both")
     return COMMANDS[options.command](loaded, options)
 
 
@@ -76,19 +83,18 @@ def _act(settings: Settings, act: Action) -> int:
 
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
-    from server.process.commands.audit import report_audit  # noqa: PLC0415
+    from server.process.commands.audit import metrics_file, report_audit  # noqa: PLC0415
 
     try:
         check_ledger(options.ledger)
+        metrics = None if options.metrics is None else metrics_file(options.metrics)
     except ValueError as error:
         return fail(str(error))
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
         return (
-            0
-            if _run(report_audit(target.database_url, options.ledger, options.metrics, as_json=options.json))
-            else EXIT_FAULTS
+            0 if _run(report_audit(target.database_url, options.ledger, metrics, as_json=options.json)) else EXIT_FAULTS
         )
 
 
