@@ -47,7 +47,8 @@ class Protocol(RequestHandler):
         super().force_close()
         if transport is not None and transport.get_write_buffer_size():
             # A client that never reads it would keep the connection for ever.
-            self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
+            self._end_reader_deadline()
+            self._reader_deadline = self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
 
     def pause_writing(self) -> None:
         """Give the client a deadline to read its answers; until it does, nothing more is written."""
@@ -56,9 +57,10 @@ class Protocol(RequestHandler):
             self._reader_deadline = self._loop.call_later(SEND_DEADLINE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Lift the deadline: the client has read its answers."""
+        """Lift the deadline, unless the connection is to end: the client has read its answers."""
         super().resume_writing()
-        self._end_reader_deadline()
+        if self.transport is not None:
+            self._end_reader_deadline()
 
     @property
     def busy(self) -> bool:
