@@ -14,7 +14,7 @@ from loadtests.figures import RATE, Column, Run, group, percent, runs_table, tab
 from loadtests.openloop.results import CURVE
 
 TEMPLATE = Path(__file__).with_name("template.md")
-# The fields that identify runs of one kind.
+# The fields that identify runs of one kind: those of a comparison, and those of all parts.
 SIDES = ("side", "workload", "connections")
 KIND = (*SIDES, "share", "step", "transfers", "ledgers", "keys", "workers")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)

@@ -136,7 +136,7 @@ class Feed:
     Args:
         database: Holds the feed.
 
-        cache: Is told of the versions that are shown, and knows the database's run.
+        cache: Receives the versions that are shown. Its confirmation identifies the database's run.
 
         transfer: Renders a transfer with the progress that it had when it was posted.
 

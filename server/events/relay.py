@@ -20,8 +20,8 @@ EVENTS_MAX: Final = 10_000
 # Seconds that closing the connection may take: a server that does not answer has ended it, or will.
 CLOSE_SECONDS: Final = 0.5
 # Minimum seconds between two looks at the whole outbox, and how many times as long as a look they last: if rows cannot
-# be vacuumed yet, during a dump for instance, such a look may take a second. While ledgers are left
-# since another session locks their rows, the first limit is `RELAY_SECONDS`: only such a look finds what waits there.
+# be vacuumed yet, during a dump for instance, such a look may take a second. While another session locks rows of a
+# ledger, the minimum is `RELAY_SECONDS`: only a look at everything finds the rows that were left.
 WHOLE_SECONDS: Final = 10.0
 WHOLE_SHARE: Final = 20
 # Seconds that a step may take, its commit included.

@@ -1,5 +1,6 @@
 """Makes the AsyncAPI 3 document from the types in the code: the types of events, and the ways they are sent."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ def document() -> bytes:
             "messages": names,
         },
     }
-    messages = {name: _message(name, SUMMARIES[name], _event(name)) for name in TYPES}
+    messages = {name: _message(name, SUMMARIES[name], described_event(name, _schema)) for name in TYPES}
     messages[TEST_TYPE] = _message(TEST_TYPE, TEST_SUMMARY, described_test(schemas[Envelope.__name__]))
     whole = {
         "asyncapi": "3.0.0",
@@ -93,6 +94,13 @@ def document() -> bytes:
         "components": {"messages": messages, "schemas": schemas},
     }
     return msgspec.json.format(msgspec.json.encode(whole), indent=2)
+
+
+def described_event(name: str, schema: Callable[[type], dict[str, Any]]) -> dict[str, Any]:
+    """Return the schema of an event of this type; *schema* returns that of one of our types."""
+    data = AccountBody if name.startswith("account.") else TransferNow
+    own = {"type": {"const": f"tallystick.{name}.v1"}, "data": schema(data)}
+    return {"allOf": [schema(Envelope), {"type": "object", "properties": own}]}
 
 
 def described_test(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -117,10 +125,5 @@ def _message(name: str, summary: str, payload: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _event(name: str) -> dict[str, Any]:
-    data = AccountBody if name.startswith("account.") else TransferNow
-    own = {
-        "type": {"const": f"tallystick.{name}.v1"},
-        "data": {"$ref": _REFERENCE.format(name=data.__name__)},
-    }
-    return {"allOf": [{"$ref": _REFERENCE.format(name=Envelope.__name__)}, {"type": "object", "properties": own}]}
+def _schema(kind: type) -> dict[str, Any]:
+    return {"$ref": _REFERENCE.format(name=kind.__name__)}

@@ -66,8 +66,8 @@ class RowLocks:
     Args:
         database: Where the rows are.
 
-        locked: Name of the statement that returns which of some rows are locked, with their versions. Other tables
-            than that of the accounts have statements of their own; what is said of accounts here is true of their rows.
+        locked: Name of the statement that finds the locked ones among rows of a table, and returns their versions. Each
+            table has its own statement. Where this class names accounts, the same holds for rows of other tables.
 
     Attributes:
         posting_lock_waits, reading_lock_waits: Semaphores that statements of the two pools hold while they may wait for

@@ -2,11 +2,10 @@
 
 from typing import Any, Final
 
-from server.events.feed import TYPES, Envelope
+from server.events.feed import TYPES
 from server.events.webhooks.endpoints import TEST_TYPE
-from server.http.asyncapi import SUMMARIES, TEST_SUMMARY, described_test
+from server.http.asyncapi import SUMMARIES, TEST_SUMMARY, described_event, described_test
 from server.http.openapi import schemas
-from server.http.render import AccountBody, TransferNow
 
 _FIELDS: Final = {
     "webhook-id": ("The `id` of the event, the same in every attempt.", "main/17"),
@@ -23,21 +22,8 @@ _ANSWERS: Final = {
 def webhooks() -> dict[str, Any]:
     """Return the requests that an endpoint is sent, by type."""
     test = described_test(schemas.components()["Event"])
-    return {name: _request(name, SUMMARIES[name], _event(name)) for name in TYPES} | {
+    return {name: _request(name, SUMMARIES[name], described_event(name, schemas.schema)) for name in TYPES} | {
         TEST_TYPE: _request(TEST_TYPE, TEST_SUMMARY, test)
-    }
-
-
-def _event(name: str) -> dict[str, Any]:
-    data = AccountBody if name.startswith("account.") else TransferNow
-    return {
-        "allOf": [
-            schemas.schema(Envelope),
-            {
-                "type": "object",
-                "properties": {"type": {"const": f"tallystick.{name}.v1"}, "data": schemas.schema(data)},
-            },
-        ]
     }
 
 

@@ -93,7 +93,7 @@ class Connection(Protocol):
             self.expect_first_head()
             return
         request_id = new_request_id()
-        # The request is not read, so it counts as a write: what a write is told holds for a read too.
+        # The request is not read, so its method is unknown. The answer to a write is also right for a read.
         reply = overloaded(request_id, write=True)
         reply.keep_alive = False
         self._write(reply.encoded(request_id))

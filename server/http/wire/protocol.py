@@ -181,7 +181,7 @@ class Protocol(RequestHandler):
 def _late_head() -> bytes:
     """Return the bytes of the answer to a request whose head was not complete in time."""
     request_id = new_request_id()
-    # The method may be missing, so the request counts as a write: what a write is told holds for a read too.
+    # The method may be missing. The answer to a write is also right for a read.
     body = Problem("request_timeout", "The whole head of the request did not arrive in time.").body(
         request_id, write=True
     )

@@ -27,7 +27,6 @@ LINES_MAX: Final = 500
 # Kinds of transfers that a closed account still takes.
 PASSING: Final = frozenset({"void", "expiry"})
 
-
 # Called with the progress: bytes of the file and number of records done.
 OnProgress = Callable[[int, int], None]
 
@@ -179,8 +178,8 @@ class _Check:
         return None if row is None else row[0]
 
 
-def _digest(said: object) -> bytes:
-    return hashlib.sha256(encode(said)).digest()
+def _digest(value: object) -> bytes:
+    return hashlib.sha256(encode(value)).digest()
 
 
 def _key(record: Record, parents: dict[str, UUID]) -> str | None:

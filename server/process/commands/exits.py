@@ -126,7 +126,7 @@ def shown_once(advice: str, undo: Callable[[], object] | None = None) -> Iterato
     Show in the block what cannot be shown again.
 
     Args:
-        advice: What becomes of it if it cannot be shown.
+        advice: The end of the error message: what was undone, or what to do now.
 
         undo: Called if it cannot be shown.
 
