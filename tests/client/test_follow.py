@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from tallystick_client.following import LINE_BYTES_MAX, Lines
 from tests.client.calling import Caller, calling
 from tests.client.lossy import Lossy, lossy
 from tests.support.client import Client
+from tests.support.events import position_reached
 from tests.support.service import Service
+from tests.support.waiting import until
 
 PAYMENTS = 30
 
@@ -80,6 +83,7 @@ async def test_pages(caller: Caller, books: Client) -> None:
     """A page waits for events, and gives the position to continue from."""
     first = await caller(lambda c: c.events.list(wait_seconds=20))
     assert first.data[0].name == "account.created"
+    await until(partial(position_reached, books, 2))
     waiting = asyncio.create_task(caller(lambda c: c.events.list(after=2, wait_seconds=20, types=["transfer.posted"])))
     await books.transfer("world", "alice", 9)
     page = await asyncio.wait_for(waiting, 20)

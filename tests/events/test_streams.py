@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.api.test_roles import revoke
 from tests.input.test_streamed import tight
 from tests.input.wire import connect, parse_head, request
 from tests.support.client import Client
-from tests.support.events import EventSource, relaying, streaming
+from tests.support.events import EventSource, position_reached, relaying, streaming
 from tests.support.postgres import administer
 from tests.support.service import Service, in_process
 from tests.support.waiting import until
@@ -36,11 +37,7 @@ async def client(own: Service, ledger: str) -> Client:
     client = await own.client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
-
-    async def readable() -> bool:
-        return (await client.get("/v1/events?after=2")).status == 200
-
-    await until(readable)
+    await until(partial(position_reached, client, 2))
     return client
 
 
@@ -264,11 +261,7 @@ async def test_who_reads_slowly(client: Client, own: Service, monkeypatch: pytes
         ]
         assert (await client.post("/v1/accounts/bulk", {"accounts": items})).status == 200
     total = 2 + 4 * 500
-
-    async def readable() -> bool:
-        return (await client.get(f"/v1/events?after={total}")).status == 200
-
-    await until(readable)
+    await until(partial(position_reached, client, total))
     read = 0
     original = Feed.page
 

@@ -19,7 +19,7 @@ from server.store.errors import StoreUnavailableError
 from server.store.postgres import Database
 from tests.input.wire import Wire, connect, request
 from tests.support.client import Answer, Client
-from tests.support.events import relaying
+from tests.support.events import position_reached, relaying
 from tests.support.postgres import administer
 from tests.support.service import Service, in_process
 from tests.support.waiting import until
@@ -45,7 +45,7 @@ async def reader(pair: tuple[Service, Service], ledger: str) -> Client:
     client = await pair[0].client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
-    await until(lambda: reached(client, 2))
+    await until(partial(position_reached, client, 2))
     return client
 
 
@@ -80,11 +80,6 @@ def app_of(service: Service) -> App:
     """Return the app of a service."""
     assert service.app is not None
     return service.app
-
-
-async def reached(client: Client, position: int) -> bool:
-    """Return whether the client's ledger has reached a position."""
-    return (await client.get(f"/v1/events?after={position}")).status == 200
 
 
 def positions(answer: Answer) -> tuple[list[int], int]:
@@ -139,7 +134,7 @@ async def test_what_is_not_chosen_does_not_end_it(
     reads.clear()
     for position in (3, 4):
         await writer.open(f"other-{position}")
-        await until(partial(reached, reader, position))
+        await until(partial(position_reached, reader, position))
         await until(partial(all_wait_at, pair[0], position, len(tasks)))
     assert reads["event_page_of_account"] == 0
     await writer.transfer("world", "alice", 5)

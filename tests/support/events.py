@@ -122,6 +122,11 @@ async def streaming(
         yield Stream(response, source)
 
 
+async def position_reached(client: Client, position: int) -> bool:
+    """Return whether the client's ledger has given this position to an event."""
+    return (await client.get(f"/v1/events?after={position}")).status == 200
+
+
 async def pulled(client: Client, query: str = "", after: int = 0) -> list[Any]:
     """Return all events after a position, read page by page until the position stays the same."""
     found = []

@@ -19,6 +19,7 @@ from server.store.postgres import Database
 from tests.support.client import Client
 from tests.support.clock import BooksClock
 from tests.support.declared import check_message
+from tests.support.events import position_reached
 from tests.support.postgres import administer
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -47,7 +48,7 @@ async def test_in_order(admin: Client, delivering: Delivering) -> None:
     """An endpoint gets every event since its creation, once, in order, as the feed has it, and signed."""
     await happen(admin, 2, "before")
     async with delivering(), receiving(status(200)) as receiver:
-        await until(lambda: _relayed(admin))
+        await until(partial(position_reached, admin, 2))
         made = await make(admin, receiver.url())
         assert made["position"] == 2
         await happen(admin, 60)
@@ -76,11 +77,6 @@ async def test_in_order(admin: Client, delivering: Delivering) -> None:
 
 async def _position(client: Client, endpoint: Any, position: int) -> bool:
     return bool((await now(client, endpoint))["position"] == position)
-
-
-async def _relayed(client: Client) -> bool:
-    """Return whether the ledger has events with positions, after which a new endpoint would begin."""
-    return bool((await client.get("/v1/events?limit=1")).json["data"])
 
 
 async def test_one_that_fails(admin: Client, delivering: Delivering, clock: BooksClock) -> None:
@@ -465,7 +461,7 @@ async def test_without_the_key(
         async with delivering(key):
             await happen(admin, 3)
             await until(lambda: "webhook_key is not" in caplog.text)
-            await until(lambda: _relayed(admin))
+            await until(partial(position_reached, admin, 3))
         assert caplog.text.count("webhook_key is not") == 1
         assert (receiver.requests, (await now(admin, made))["position"]) == ([], 0)
         async with delivering():
