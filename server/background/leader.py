@@ -46,8 +46,7 @@ class Leader:
     Takes part in the election, and runs jobs while it leads.
 
     Args:
-        dsn: Address of the database. It must lead to PostgreSQL itself: behind a pooler that lends connections for a
-            transaction, the lock would be anybody's.
+        dsn: Address of the database.
 
         jobs: The jobs of the leader.
 

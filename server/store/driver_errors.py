@@ -7,6 +7,7 @@ import asyncpg
 
 from server.store.errors import (
     AccessRefusedError,
+    AddressError,
     ConnectionLostError,
     ConstraintError,
     DatabaseError,
@@ -20,6 +21,7 @@ from server.store.errors import (
     StoreError,
     UnpreparedError,
 )
+from server.store.hosts import PoolerError
 
 # All errors of the driver: of the socket, of the server, and its own. A timeout is an OSError.
 DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -57,6 +59,8 @@ def translated(error: Exception) -> StoreError | DatabaseError:
     """Return the error of the store that one of DRIVER_ERRORS stands for."""
     kind = type(error).__name__
     match error:
+        case PoolerError():
+            return AddressError(str(error), kind)
         case TimeoutError():
             return NoAnswerError(kind)
         case asyncpg.LockNotAvailableError():

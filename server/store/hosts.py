@@ -1,4 +1,4 @@
-"""Connects to the one of several hosts that takes writes, even if others do not answer."""
+"""Opens connections: to the one of several hosts that takes writes, and only with the settings of the session."""
 
 import asyncio
 import re
@@ -7,10 +7,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from server.store.sql import query
+
 # Attributes that only one of the hosts can have, so the order in which they are asked does not matter.
 SINGLE_ATTRIBUTES: Final = ("read-write", "primary")
 # Errors of a host that is away, a standby, starting or stopping: another host may take writes.
 _NOT_THIS_ONE: Final = (OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError)
+
+
+class PoolerError(asyncpg.InterfaceError):
+    """The address leads to a connection pooler, which does not pass the settings of a session on to PostgreSQL."""
 
 
 # Values that the driver takes for these options; it checks them only at connect.
@@ -19,6 +25,10 @@ _CHOICES: Final = {
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
 _PORT_MAX: Final = 65_535
+_POOLER: Final = (
+    "it leads to a connection pooler that drops the settings of sessions. Give PostgreSQL's own address: each worker "
+    "pools its connections itself"
+)
 
 
 def check_address(dsn: str) -> None:
@@ -52,13 +62,17 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
 
     If they were asked one after the other, a host that is cut off would use up the timeout.
 
+    Args:
+        options: The driver's; `server_settings` has at least a `lock_timeout`.
+
     Raises:
+        PoolerError: The connection does not have these settings.
         OSError, asyncpg.PostgresError, asyncpg.InternalClientError: No host could be connected to.
     """
     addresses = each_host(dsn)
     if len(addresses) == 1:
-        return await asyncpg.connect(dsn, **options)
-    attempts = [asyncio.create_task(asyncpg.connect(address, **options)) for address in addresses]
+        return await _connect(dsn, **options)
+    attempts = [asyncio.create_task(_connect(address, **options)) for address in addresses]
     pending = set(attempts)
     chosen: asyncio.Task[asyncpg.Connection[asyncpg.Record]] | None = None
     failure: BaseException | None = None
@@ -80,6 +94,24 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
         return chosen.result()
     assert failure is not None, "there are several hosts, and none was connected to"
     raise failure
+
+
+async def _connect(address: str, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
+    """Connect to the first host of an address that accepts, and check that the session has its settings."""
+    try:
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(address, **options)
+    except asyncpg.ProtocolViolationError as error:
+        # PgBouncer refuses settings that it does not know, with this message.
+        if "unsupported startup parameter" in str(error):
+            raise PoolerError(_POOLER) from error
+        raise
+    try:
+        if await connection.fetchval(query("lock_timeout_get")) == "0":
+            raise PoolerError(_POOLER)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 def each_host(dsn: str) -> list[str]:

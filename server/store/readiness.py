@@ -8,7 +8,14 @@ from typing import Final
 import asyncpg
 
 from server.store.coalescer import QueueFullError
-from server.store.errors import AccessRefusedError, DatabaseError, RoleMissingError, SchemaMissingError, StoreError
+from server.store.errors import (
+    AccessRefusedError,
+    AddressError,
+    DatabaseError,
+    RoleMissingError,
+    SchemaMissingError,
+    StoreError,
+)
 from server.store.migrations import Expected, expected_schema, stale_functions
 from server.store.postgres import Database
 from server.store.sessions import SERVICE_ROLE
@@ -76,6 +83,8 @@ class Readiness:
 def explain_refusal(error: DatabaseError) -> str:
     """Return a sentence that says why Postgres refused the check."""
     match error:
+        case AddressError():
+            return f"the address of Postgres is refused: {error.text}"
         case SchemaMissingError():
             return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
         case AccessRefusedError() | RoleMissingError():

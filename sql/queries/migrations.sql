@@ -25,6 +25,10 @@ SELECT p.proname AS name, p.oid::regprocedure::text AS signature, p.prosrc AS bo
 FROM pg_proc AS p
 WHERE p.pronamespace = current_schema()::regnamespace;
 
+-- name: lock_timeout_get()
+-- The longest wait for a lock; 0 is no limit, and the default.
+SELECT current_setting('lock_timeout');
+
 -- name: connection_room()
 -- Return how many connections the server accepts from users who are not superusers.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer AS room;

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import call, run
 from tests.support.valkey import OwnValkey
 from tests.support.valkey_cluster import OwnCluster
@@ -24,6 +26,25 @@ async def test_one_server(valkey: OwnValkey, database_url: str) -> None:
     assert f"{AWAY} (ConnectionError): {REMEDY}" in end.out
 
 
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["ACL", "SETUSER", "default", "-@scripting"], "User default has no permissions to run the 'eval' command"),
+        (["ACL", "SETUSER", "default", "-info"], "User default has no permissions to run the 'info"),
+        (["ACL", "SETUSER", "default", "resetkeys", "~app:*"], "No permissions to access a key"),
+        (["REPLICAOF", "127.0.0.1", "1"], "You can't write against a read only replica."),
+    ],
+    ids=["scripts", "INFO", "keys", "writes"],
+)
+async def test_what_it_refuses(valkey: OwnValkey, database_url: str, command: list[str], reason: str) -> None:
+    """A server that answers but refuses what the service sends is a fault."""
+    valkey.ask(*command)
+    end = await call("doctor", database_url=database_url, redis_url=valkey.url)
+    assert (end.code, end.err) == (1, "")
+    assert f"FAULT Redis\n      - refuses what the service sends ({reason}" in end.out, end
+    assert "it must be a primary with memory left, and its user needs all keys" in end.out
+
+
 async def test_a_cluster(folder: Path, database_url: str) -> None:
     """A cluster is fine while each of its servers answers, and fails when one or all do not."""
     cluster = OwnCluster(folder)
@@ -31,6 +52,8 @@ async def test_a_cluster(folder: Path, database_url: str) -> None:
     try:
         end = await run("doctor", database_url=database_url, redis_url=cluster.url)
         assert "ok    Redis\n" in end.out, end
+        end = await call("doctor", database_url=database_url, redis_url=cluster.url.partition("?")[0])
+        assert "FAULT Redis\n      - is a server of a cluster: add ?cluster=true to TALLYSTICK_REDIS_URL\n" in end.out
         cluster.nodes[1].stop()
         end = await run("doctor", database_url=database_url, redis_url=cluster.url)
         assert (end.code, end.err) == (1, "")

@@ -87,12 +87,12 @@ class Proxy(CountingProxy):
 
 
 @asynccontextmanager
-async def proxied(database_url: str, folder: Path) -> AsyncIterator[tuple[Proxy, str]]:
+async def proxied(database_url: str, folder: Path, kind: type[Proxy] = Proxy) -> AsyncIterator[tuple[Proxy, str]]:
     """Put a proxy, with its socket in *folder*, before the server of *database_url*; yield it and its address."""
     address = urlsplit(database_url)
     query = parse_qs(address.query)
     name = f".s.PGSQL.{query['port'][0]}"
-    proxy = Proxy(Path(query["host"][0]) / name)
+    proxy = kind(Path(query["host"][0]) / name)
     through = urlunsplit(address._replace(query=urlencode({**query, "host": folder}, doseq=True)))
     async with proxy.behind(await asyncio.start_unix_server(proxy.serve, folder / name)):
         yield proxy, through

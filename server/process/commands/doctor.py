@@ -5,10 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import msgpack
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
 
 from server.events.webhooks.configuration import make_vault
 from server.events.webhooks.secrets import UnreadableSecretError
@@ -22,11 +23,14 @@ from server.process.postgres_connections import connections_max
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, PrivilegeMissingError, StoreError
+from server.store.keyspace import LEASE_MS, PROBE
 from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
+from server.store.redis import invalidate_command
 from server.store.redis_cluster import split_address
 from server.store.reports import REPORTS_MAX
+from server.store.scripts import script, with_text
 from server.store.sessions import SERVICE_ROLE
 
 # Seconds that one server of Redis has to answer, and that all servers of a cluster have together.
@@ -178,13 +182,37 @@ async def _redis_faults(stores: Stores) -> list[str]:
     try:
         async with asyncio.timeout(REDIS_DEADLINE_SECONDS):
             memories = await _memories(client)
+            refusals = await _refusals(client)
     except RedisClusterException:
         return ["cannot be reached as a cluster: check TALLYSTICK_REDIS_URL, and that a server of the cluster runs"]
     except (RedisError, OSError) as error:
         return [f"cannot be reached ({type(error).__name__}): check TALLYSTICK_REDIS_URL, and that the server runs"]
     finally:
         await client.aclose()
-    return list(dict.fromkeys(fault for facts in memories for fault in memory_faults(facts)))
+    return [*dict.fromkeys(fault for facts in memories for fault in memory_faults(facts)), *refusals]
+
+
+async def _refusals(client: "RedisCluster | Redis") -> list[str]:
+    """
+    Return a fault if Redis refuses what the service sends; nothing is changed but the key of a probe.
+
+    Raises:
+        RedisError, OSError, TimeoutError: A server does not answer.
+    """
+    gate = script("gate").call([PROBE], "", LEASE_MS, msgpack.encode([1, 1, 1, 1]))
+    replay = invalidate_command({}, {PROBE: b""}, b"", replay_seconds=1)
+    try:
+        facts = await client.info("server")
+        # Redis and Valkey name this fact differently.
+        modes = (facts.get("redis_mode"), facts.get("server_mode"))
+        if "cluster" in modes and not isinstance(client, RedisCluster):
+            return ["is a server of a cluster: add ?cluster=true to TALLYSTICK_REDIS_URL"]
+        for command in (gate, replay):
+            await client.execute_command(*with_text(command))
+    except ResponseError as error:
+        what_to_do = "it must be a primary with memory left, and its user needs all keys, EVAL, EVALSHA and INFO"
+        return [f"refuses what the service sends ({error}): {what_to_do}"]
+    return []
 
 
 async def _memories(client: "RedisCluster | Redis") -> list[Mapping[str, object]]:
