@@ -243,7 +243,7 @@ async def _ends_at(client: Client, instant: datetime) -> None:
         assert not opened or asked < instant, "it opened something after its end"
         return not opened
 
-    await until(ended, 20)
+    await until(ended)
     assert datetime.now(UTC) >= instant, "it ended too early"
 
 
@@ -257,7 +257,7 @@ async def test_a_key_ends_at_its_instant(client: Client) -> None:
     answer = await client.post(f"{path}/rotate", {})
     assert (answer.status, answer.code) == (409, "api_key_ended")
     assert (await client.send("PATCH", path, {"expires_at": LATER})).status == 200
-    await until(lambda: _is_good(doomed), 10)
+    await until(lambda: _is_good(doomed))
 
 
 async def _is_good(client: Client) -> bool:
@@ -290,7 +290,7 @@ async def test_a_key_may_end_itself(service: Service, ledger: str) -> None:
     async def refused() -> bool:
         return not await _is_good(client)
 
-    await until(refused, 10)
+    await until(refused)
 
 
 SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

@@ -439,4 +439,4 @@ async def test_a_key_that_is_narrowed_while_it_waits(
         assert (await part.whole.send("PATCH", path, {"accounts": ["shop:"]})).status == 200
         assert (await part.whole.open("bank:late")).status == 201
         assert (await waiting).json["data"] == []
-        assert await asyncio.wait_for(stream.rest(), 10) == []
+        assert await asyncio.wait_for(stream.rest(), 45) == []

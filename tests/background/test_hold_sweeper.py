@@ -20,7 +20,7 @@ from tests.support.waiting import until
 # Expiries posted together, and more than one batch of them.
 BATCH_MAX = 20
 HOLDS = 2 * BATCH_MAX + 10
-SWEPT_SECONDS = 20.0
+SWEPT_SECONDS = 45.0
 
 
 @pytest.fixture

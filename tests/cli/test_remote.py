@@ -108,7 +108,7 @@ async def test_events(books: Shell, service: Service) -> None:
     """Events are listed in order, filtered by type and account."""
     await books.done("pay", "world", "alice", "12.50", "EUR")
     async with relaying(service.database_url):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while len(rows := await books.rows("events", "list")) < 3:
                 pass
     assert [(row[0], row[2]) for row in rows] == [
@@ -133,7 +133,7 @@ async def test_following(books: Shell, service: Service) -> None:
             stderr=asyncio.subprocess.PIPE,
         )
         assert child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             first = (await child.stdout.readline()).decode().split()
             paid = (await books.json("pay", "world", "alice", "12.50", "EUR"))["id"]
             second = (await child.stdout.readline()).decode().split()

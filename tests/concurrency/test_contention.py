@@ -123,7 +123,7 @@ async def test_atomic_sets_that_share_a_key(crowd: Crowd) -> None:
             ]
             for side in range(2)
         ]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             answers = await asyncio.gather(
                 *(crowd.history.bulk(next(turns), requests, atomic=True) for requests in sets)
             )

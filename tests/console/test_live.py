@@ -61,7 +61,7 @@ async def test_viewers_that_hang_make_room(url: str) -> None:
 
 async def test_a_stream_ends_whole(url: str) -> None:
     """A viewer that reads is told the past and what comes, and then that it is the end; it may come back at once."""
-    async with asyncio.timeout(20), ClientSession() as session:
+    async with asyncio.timeout(45), ClientSession() as session:
         for _ in range(2):
             async with session.get(url) as response:
                 said = await response.text()

@@ -61,7 +61,7 @@ async def test_killed_while_holds_are_captured(database_url: str, tmp_path: Path
         asked = await _prepare(Client(before.session, before.url, token))
     try:
         await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@2"})
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.timeout(30):
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.timeout(45):
             client = Client(session, server.url, token)
             # Each client sends one request after the other, so that there are several batches.
             first: dict[str, Answer | None] = {}

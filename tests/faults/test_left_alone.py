@@ -128,7 +128,7 @@ async def test_the_server_fails_with_a_batch(database_url: str, name: str) -> No
     async with in_process(database_url, failpoints=f"{name}=raise@2") as service:
         client = await prepare(service)
         history = History(database_url, LEDGER)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             answers = await asyncio.gather(
                 *(history.transfer(client, f"batch-{n}", "alice", "bob", 1) for n in range(40))
             )

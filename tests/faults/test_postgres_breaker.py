@@ -27,7 +27,7 @@ LEDGER = "breaker"
 # Seconds in which a request is answered that does not wait.
 AT_ONCE_SECONDS = 2.0
 # Seconds in which the service must work again.
-BACK_SECONDS = 10.0
+BACK_SECONDS = 45.0
 
 
 class Line(NamedTuple):

@@ -77,7 +77,7 @@ async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Se
     own_postgres.start()
     await until(partial(reached, 300))
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         await workers
     assert log.read_text().count("postgres failed") >= 2
     assert await client.balance("bob") == acknowledged

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 
 LEDGER = "restored"
 # Seconds in which a service finds its database again.
-BACK_SECONDS = 20.0
+BACK_SECONDS = 45.0
 
 
 class Scene:

@@ -97,7 +97,7 @@ async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
         async with held(url, "bob"):
             sending = asyncio.create_task(scene.send("inside", "alice", 20))
             pids: list[int] = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(45):
                 while not pids:
                     pids = await backends(url, "wait_event_type = 'Lock'")
             stack.enter_context(stopped(*pids))

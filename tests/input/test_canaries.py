@@ -166,7 +166,7 @@ async def test_no_canary_is_shown(watched: Watched) -> None:
         async def posts() -> bool:
             return (await clients["admin"].transfer("world", ACCOUNT, 1)).status == 201
 
-        await until(posts, 30)
+        await until(posts)
     await server.stop()
     assert_silent({"log": server.log_text()}, secrets)
     lines = [orjson.loads(line) for line in server.log_text().splitlines()]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 
 # Seconds after which a connection without an answer or an end counts as hanging.
-HANG_SECONDS = 10.0
+HANG_SECONDS = 45.0
 
 
 class Response(NamedTuple):

@@ -17,7 +17,7 @@ from tests.support.command import Ended, call, run
 from tests.support.service import in_process, make_key
 
 # Seconds within which a change of limits takes effect.
-CHANGED_SECONDS = 10.0
+CHANGED_SECONDS = 45.0
 CREATE = ("keys", "create", "--ledger", "books", "--role", "read")
 
 

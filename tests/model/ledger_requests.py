@@ -12,7 +12,7 @@ from tests.model.ledger_orders import Asked, Follow, Item, Order
 from tests.support.client import Answer
 
 # Seconds after which a request counts as hanging.
-HANG_SECONDS = 20.0
+HANG_SECONDS = 45.0
 # The last part of the path of what follows a transfer.
 ACTIONS = {"capture": "capture", "void": "void", "reversal": "reverse"}
 # An id that no transfer has: that of a parent which does not exist.

@@ -27,7 +27,7 @@ from tests.support.service import ServerProcess, shared_server
 from tests.support.waiting import until
 
 # Seconds in which processes that have lost their parent are gone.
-GONE_SECONDS = 10.0
+GONE_SECONDS = 30.0
 END_SECONDS = 30.0
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

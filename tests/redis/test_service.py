@@ -228,7 +228,7 @@ async def test_on_a_cluster(database_url: str, folder: Path, monkeypatch: pytest
             await go("afterwards", 8)
             for service in (one, two):
                 for node in cluster.nodes:
-                    await until(partial(_is_used, service, tokens, node), 30)
+                    await until(partial(_is_used, service, tokens, node))
             await go("well-again", 8)
             # A worker that misses a reply of the restarted server may use its own share once.
             assert SMALL.burst <= await admitted(two, f"{LEDGER}-0") <= 2 * SMALL.burst

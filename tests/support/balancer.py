@@ -17,9 +17,9 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 # .ci/run sets this variable, so that a missing program fails the tests that need it; elsewhere they are skipped.
 ALL_TESTS = "TESTS_LEAVE_NOTHING_OUT"
 # Seconds a balancer has to listen, to answer on its socket, or to end.
-START_SECONDS = 10.0
-RUNTIME_SECONDS = 5.0
-STOP_SECONDS = 10.0
+START_SECONDS = 45.0
+RUNTIME_SECONDS = 20.0
+STOP_SECONDS = 45.0
 # Most bytes read at once from the runtime socket; an answer about two servers has two kilobytes.
 RUNTIME_MAX_BYTES = 1024 * 1024
 # The state of an open connection in /proc/net/tcp.

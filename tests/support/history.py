@@ -13,7 +13,7 @@ from tests.support.client import Answer, Client
 ANSWER_SECONDS = 20.0
 # Seconds between a client's retries, and seconds within which a service must be back after faults have stopped.
 RETRY_SECONDS = 0.05
-BACK_SECONDS = 20.0
+BACK_SECONDS = 45.0
 
 
 class History:

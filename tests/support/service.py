@@ -25,7 +25,7 @@ from tests.support.postgres import create_database, drop_database
 from tests.support.waiting import until
 
 # Seconds a server process has to become ready, and to stop.
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 # Seconds between two checks whether it is ready.
 ASK_SECONDS = 0.05

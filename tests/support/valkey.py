@@ -15,7 +15,7 @@ from loadtests.processes import free_port
 from server.process.embedded.binaries import valkey_bin
 
 # Seconds a server has to answer after its start.
-START_SECONDS = 10.0
+START_SECONDS = 45.0
 
 
 class OwnValkey:

@@ -56,10 +56,10 @@ class OwnCluster:
             node.ask("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1)
         for node in self.nodes[1:]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].cluster_port)
-        await until(lambda: all(self._agrees(node) for node in self.nodes), 30)
+        await until(lambda: all(self._agrees(node) for node in self.nodes))
         for node in self.nodes[3:] if self._replica else ():
             node.ask("CLUSTER", "REPLICATE", self.id_of(self.nodes[0]))
-            await until(lambda node=node: node.ask("INFO", "replication").get("master_link_status") == "up", 30)
+            await until(lambda node=node: node.ask("INFO", "replication").get("master_link_status") == "up")
 
     def stop(self) -> None:
         """End all servers."""

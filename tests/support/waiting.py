@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 LOOK_SECONDS = 0.005
 LOOK_LATER = 1.2
 LOOK_SECONDS_MAX = 0.05
+# Seconds after which a wait counts as endless, even on a machine that is busy with other programs. No test says how
+# fast something is.
+WAIT_SECONDS = 45.0
 
 
-async def until(condition: "Callable[[], bool] | Callable[[], Awaitable[bool]]", seconds: float = 15.0) -> None:
+async def until(condition: "Callable[[], bool] | Callable[[], Awaitable[bool]]", seconds: float = WAIT_SECONDS) -> None:
     """Wait until *condition* holds; raise TimeoutError if it does not in time."""
     pause = LOOK_SECONDS
     async with asyncio.timeout(seconds):

@@ -8,7 +8,7 @@ from typing import Any
 from server.store.by_hand import ByHand, needs_task
 
 # Seconds in which a coroutine that does not wait has ended.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
 
 
 class Told:

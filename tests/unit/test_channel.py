@@ -17,7 +17,7 @@ async def test_what_came_with_the_first_message_is_handled() -> None:
         assert child.wait() == Orders({}, 1)
         heard: asyncio.Queue[ToChild] = asyncio.Queue()
         child.listen(heard.put_nowait, lambda: None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(45):
             assert await heard.get() == Stop()
     finally:
         child.close()
