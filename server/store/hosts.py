@@ -63,7 +63,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
     If they were asked one after the other, a host that is cut off would use up the timeout.
 
     Args:
-        options: The driver's; `server_settings` has at least a `lock_timeout`.
+        options: The driver's: `timeout` in seconds, and `server_settings` with at least a `lock_timeout`.
 
     Raises:
         PoolerError: The connection does not have these settings.
@@ -106,7 +106,7 @@ async def _connect(address: str, **options: Any) -> "asyncpg.Connection[asyncpg.
             raise PoolerError(_POOLER) from error
         raise
     try:
-        if await connection.fetchval(query("lock_timeout_get")) == "0":
+        if await connection.fetchval(query("lock_timeout_get"), timeout=options["timeout"]) == "0":
             raise PoolerError(_POOLER)
     except BaseException:
         connection.terminate()

@@ -46,8 +46,8 @@ async def test_memory_of_redis(database_url: str, valkey: OwnValkey, maxmemory: 
 
 
 async def test_memory_that_is_not_told(database_url: str, valkey: OwnValkey) -> None:
-    """Where `INFO` is forbidden nothing is said of memory."""
-    valkey.ask("ACL", "SETUSER", "short", "on", ">pw", "~*", "+@all", "-info")
+    """Where `INFO memory` is forbidden nothing is said of memory."""
+    valkey.ask("ACL", "SETUSER", "short", "on", ">pw", "~*", "+@all", "-info", "+info|server")
     url = f"redis://short:pw@127.0.0.1:{valkey.port}"
     end = await call("doctor", database_url=database_url, redis_url=url)
     assert (end.code, "ok    Redis" in end.out) == (0, True), end

@@ -28,6 +28,13 @@ RUN = b"ab12"
 TICKS = 100
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let redis-py find what moves, however busy the machine is."""
+    monkeypatch.setattr("server.store.redis_cluster.MOVING_SECONDS", 20.0)
+    monkeypatch.setattr("server.store.redis_cluster.CONNECT_SECONDS", PATIENCE_SECONDS)
+
+
 @pytest.fixture
 async def cluster(folder: Path) -> AsyncIterator[OwnCluster]:
     """A cluster of three primaries."""
