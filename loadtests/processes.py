@@ -1,6 +1,7 @@
 """Starts, watches and ends the processes of a load test, and ends the test itself on signals."""
 
 import asyncio
+import atexit
 import contextlib
 import os
 import random
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import cache, partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +31,10 @@ POLL_SECONDS = 0.02
 KILLED_SECONDS_MAX = 10.0
 # Lines of output that are shown when a program failed.
 LINES_SHOWN = 20
-# Ports for programs that are started here, and how many are tried. Linux and macOS take higher ports for outgoing
-# connections, which could take a port between its choice and its use.
-PORTS = range(10_000, 32_000)
-PORTS_TRIED_MAX = 100
+# Blocks of ports for programs that are started here. Each process has a block for itself: otherwise another one could
+# take a port between its choice and its use. For the same reason they are below the ports of outgoing connections on
+# Linux and macOS.
+PORT_BLOCKS = range(10_000, 32_000, 200)
 # Names of processes by kind; every other process is the server itself.
 CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
 # Ends a program when the thread that started it has ended: otherwise it would outlive a load test that is killed.
@@ -194,11 +196,26 @@ def send(pid: int, number: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, and that is not used for outgoing connections."""
-    for port in random.sample(PORTS, PORTS_TRIED_MAX):
+    """Return a port that nothing listens on; the same port is returned again only after all others of the block."""
+    for port in islice(_own_ports(), PORT_BLOCKS.step):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
+    raise NotRunError("no port is free")
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Return the ports of this process's block, over and over. A socket on the first port claims the block."""
+    for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)):
+        claim = socket.socket()
+        try:
+            claim.bind((HOST, first))
+        except OSError:
+            claim.close()
+        else:
+            atexit.register(claim.close)
+            return cycle(range(first + 1, first + PORT_BLOCKS.step))
     raise NotRunError("no port is free")
 
 

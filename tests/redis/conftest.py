@@ -8,7 +8,10 @@ import pytest
 
 from server.store.redis import RedisServer
 from tests.support.redis_proxy import RedisProxy, redis_proxied
+from tests.support.service import REDIS_PATIENCE_MS
 from tests.support.valkey import OwnValkey, running_valkey
+
+Connect = Callable[..., RedisServer]
 
 
 @pytest.fixture
@@ -26,12 +29,12 @@ def valkey(folder: Path) -> Iterator[OwnValkey]:
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Callable[[str], RedisServer]]:
-    """A function that makes clients, which are closed at the end."""
+async def connect() -> AsyncIterator[Connect]:
+    """A function that makes clients with a long deadline, or the usual one if *hasty*; they are closed at the end."""
     made: list[RedisServer] = []
 
-    def make(url: str) -> RedisServer:
-        made.append(RedisServer(url))
+    def make(url: str, *, hasty: bool = False) -> RedisServer:
+        made.append(RedisServer(url, None, None if hasty else REDIS_PATIENCE_MS / 1_000))
         return made[-1]
 
     yield make
@@ -40,7 +43,7 @@ async def connect() -> AsyncIterator[Callable[[str], RedisServer]]:
 
 
 @pytest.fixture
-def client(valkey: OwnValkey, connect: Callable[[str], RedisServer]) -> RedisServer:
+def client(valkey: OwnValkey, connect: Connect) -> RedisServer:
     """A client that is connected by the server's unix socket."""
     return connect(valkey.url)
 

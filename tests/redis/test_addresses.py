@@ -17,7 +17,7 @@ from tests.support.redis_proxy import redis_proxied
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[[str], RedisServer]
+Connect = Callable[..., RedisServer]
 
 PASSWORD = "s3cret-in-the-address"
 

@@ -18,7 +18,7 @@ from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[[str], RedisServer]
+Connect = Callable[..., RedisServer]
 RUN = b"ab12"
 
 
@@ -55,8 +55,9 @@ async def test_refused(valkey: OwnValkey, client: RedisServer) -> None:
     await back(client)
 
 
-async def test_silent(valkey: OwnValkey, client: RedisServer) -> None:
+async def test_silent(valkey: OwnValkey, connect: Connect) -> None:
     """A frozen server costs a few deadlines in total; after that no command waits for it."""
+    client = connect(valkey.url, hasty=True)
     await client.submit(b"", ("PING",))
     with valkey.frozen():
         began = time.monotonic()
@@ -73,7 +74,7 @@ async def test_silent(valkey: OwnValkey, client: RedisServer) -> None:
 async def test_slow(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
     """A server whose replies take 200 ms stays away, because probes have the same deadline."""
     between, url = proxy
-    client = connect(url)
+    client = connect(url, hasty=True)
     await client.submit(b"", ("PING",))
     between.delay_seconds = 0.2
     await refused(client, ("PING",))

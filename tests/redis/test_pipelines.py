@@ -14,7 +14,7 @@ from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[[str], RedisServer]
+Connect = Callable[..., RedisServer]
 
 
 async def test_a_tick_leaves_as_one_piece(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
@@ -49,7 +49,7 @@ async def test_few_connections_carry_everything(
 async def test_one_deadline_for_all(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
     """Delayed replies do not make a flush last much longer than its deadline."""
     between, url = proxy
-    client = connect(url)
+    client = connect(url, hasty=True)
     await client.submit(b"", ("PING",))
     between.delay_seconds = FLUSH_SECONDS * 4
     began = time.monotonic()
@@ -61,7 +61,7 @@ async def test_one_deadline_for_all(proxy: tuple[RedisProxy, str], connect: Conn
 async def test_nothing_is_sent_twice(valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect) -> None:
     """A command whose reply was lost or cut off is run exactly once."""
     between, url = proxy
-    client = connect(url)
+    client = connect(url, hasty=True)
     for name, spoil in (("swallowed", []), ("cut", [None])):
         await client.submit(b"", ("PING",))
         between.spoil = lambda _, spoil=spoil: spoil
@@ -109,7 +109,7 @@ async def test_closing_answers_what_is_away(valkey: OwnValkey, connect: Connect)
 
 async def test_closing_does_not_wait_for_the_silent(valkey: OwnValkey, connect: Connect) -> None:
     """A client that is closed while the server is silent closes within the deadlines of its commands."""
-    client = connect(valkey.url)
+    client = connect(valkey.url, hasty=True)
     await client.submit(b"", ("PING",))
     with valkey.frozen():
         waiting = [client.submit(b"", ("PING",)) for _ in range(3_000)]

@@ -17,7 +17,7 @@ from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[[str], RedisServer]
+Connect = Callable[..., RedisServer]
 SET = ("SET", "used", "1")
 RUN = b"ab12"
 # A quarantine that a test waits for, and one that lasts longer than any test.

@@ -15,7 +15,7 @@ from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[[str], RedisServer]
+Connect = Callable[..., RedisServer]
 
 EXTRA = b"$5\r\nother\r\n"
 
@@ -65,7 +65,7 @@ async def test_an_extra_reply_while_nothing_is_asked(proxy: tuple[RedisProxy, st
 async def test_a_missing_reply(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
     """If one reply of a flush is missing, all callers of the flush learn that Redis is away."""
     between, url = proxy
-    client = connect(url)
+    client = connect(url, hasty=True)
     await client.submit(b"", ("PING",))
     between.spoil = lambda piece: [piece.replace(b"$1\r\n1\r\n", b"")]
     answers = await asyncio.gather(*(client.submit(b"", ("ECHO", b"%d" % n)) for n in range(3)), return_exceptions=True)
@@ -93,7 +93,7 @@ async def test_as_many_replies_and_not_the_right_ones(
 async def test_replies_that_come_too_late(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
     """Replies after the deadline reach no caller."""
     between, url = proxy
-    client = connect(url)
+    client = connect(url, hasty=True)
     await client.submit(b"", ("PING",))
     between.delay_seconds = (redis.FLUSH_SECONDS + ARRIVED_SECONDS) * 1.2
     with pytest.raises(RedisAwayError):
@@ -152,7 +152,7 @@ async def test_a_line_that_breaks_everything(
     """
     between, url = proxy
     monkeypatch.setattr(redis, "FLUSH_SECONDS", 0.02)
-    client = connect(url)
+    client = connect(url, hasty=True)
     chance = random.Random(3)
     spoilt: dict[str, int] = {}
 
