@@ -1,4 +1,4 @@
-"""Opens connections: to the one of several hosts that takes writes, and only with the settings of the session."""
+"""Opens connections: to the one of several hosts that takes writes, and never without the session's settings."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
     If they were asked one after the other, a host that is cut off would use up the timeout.
 
     Args:
-        options: The driver's: `timeout` in seconds, and `server_settings` with at least a `lock_timeout`.
+        options: The driver's: `timeout` in seconds, and `server_settings` with at least `lock_timeout`.
 
     Raises:
         PoolerError: The connection does not have these settings.
@@ -106,7 +106,7 @@ async def _connect(address: str, **options: Any) -> "asyncpg.Connection[asyncpg.
             raise PoolerError(_POOLER) from error
         raise
     try:
-        if await connection.fetchval(query("lock_timeout_get"), timeout=options["timeout"]) == "0":
+        if not await connection.fetchval(query("session_settings_given"), timeout=options["timeout"]):
             raise PoolerError(_POOLER)
     except BaseException:
         connection.terminate()

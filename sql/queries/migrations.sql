@@ -25,9 +25,9 @@ SELECT p.proname AS name, p.oid::regprocedure::text AS signature, p.prosrc AS bo
 FROM pg_proc AS p
 WHERE p.pronamespace = current_schema()::regnamespace;
 
--- name: lock_timeout_get()
--- The longest wait for a lock; 0 is no limit, and the default.
-SELECT current_setting('lock_timeout');
+-- name: session_settings_given()
+-- Whether this session has the settings that its client gave it, of which every client of ours gives this one.
+SELECT source IN ('client', 'session') AS given FROM pg_settings WHERE name = 'lock_timeout';
 
 -- name: connection_room()
 -- Return how many connections the server accepts from users who are not superusers.

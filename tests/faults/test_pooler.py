@@ -4,10 +4,12 @@ import asyncio
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.command import NO_REDIS, call
+from tests.support.postgres import administer
 from tests.support.proxy import Proxy, proxied
 from tests.support.service import in_process
 
@@ -49,6 +51,8 @@ class Refusing(Proxy):
 @pytest.mark.parametrize("kind", [Dropping, Refusing])
 async def test_every_command_says_so(kind: type[Proxy], database_url: str, tmp_path: Path) -> None:
     """All commands and /readyz give the same reason and remedy."""
+    # A default of the database is no setting of the session.
+    await administer(database_url, f"ALTER DATABASE {urlsplit(database_url).path[1:]} SET lock_timeout = '5s'")
     async with proxied(database_url, tmp_path, kind) as (_, url):
         for words in (["migrate"], ["audit"], ["keys", "list"], ["keys", "create", "--ledger", "a", "--role", "read"]):
             end = await call(*words, database_url=url)
