@@ -8,6 +8,7 @@ import statistics
 from loadtests.errors import FAILED, GOOD
 from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.generator import apart, prepare
+from loadtests.openloop.results import answered
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
@@ -48,7 +49,7 @@ async def run(arguments: argparse.Namespace) -> int:
                     task = Task(quiet, "mixed", QUIET_CONNECTIONS, arguments.seconds, QUIET_RATE)
                     async with Driver(task) as driver:
                         found = (await driver.run()).figures()
-                values.append(found["p99"])
+                values.append(answered(found["p99"]))
                 beside = f"beside {factor} times the limit" if factor else "alone"
                 screen.say(f"round {number}: p99 {found['p99']} ms {beside}; {found['good']} of {found['due']} good")
     alone, fair, flooded = (statistics.median(values) for values in p99s.values())

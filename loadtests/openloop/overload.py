@@ -15,7 +15,7 @@ from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run, aligned, runs_table
 from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.generator import allow_files, prepare
-from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
+from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results, answered
 from loadtests.openloop.workloads import NAMES, is_write, key_of
 from loadtests.processes import Done, family, keep_to, resident_bytes
 from loadtests.screen import Screen
@@ -103,7 +103,7 @@ class Curve:
 
     async def measure(self) -> None:
         callers = [await self._run(f"{number} callers", None, number) for number in CALLERS]
-        peak = await self._find_peak(max(run["per_second"] for run in callers))
+        peak = await self._find_peak(answered(max(run["per_second"] for run in callers)))
         unloaded = await self._run("unloaded", UNLOADED * peak, CALM_CONNECTIONS)
         for factor in FACTORS:
             run = await self._run(f"{factor:g}x", factor * peak, self._task.connections)
@@ -125,7 +125,7 @@ class Curve:
             # If no rate was served, the last one is taken.
             if share != PEAK_TRIED[-1]:
                 self.steps.pop()
-        return float(self.steps[-1]["per_second"])
+        return answered(float(self.steps[-1]["per_second"]))
 
     async def _run(self, name: str, rate: float | None, connections: int) -> Run:
         self._screen.progress(name)

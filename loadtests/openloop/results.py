@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 
 from loadtests.client import BROKEN
+from loadtests.errors import NotRunError
 from loadtests.figures import Column, Run, percent, quantile
 
 # The possible outcomes of a request.
@@ -84,6 +85,18 @@ class Results:
             "refused_p99": _milliseconds(sorted(self.refusal_latencies), 0.99),
             "lag_p99": _milliseconds(sorted(self.lags), 0.99),
         }
+
+
+def answered(figure: float) -> float:
+    """
+    Return a rate or a latency of good answers.
+
+    Raises:
+        NotRunError: It is 0, so there were none and nothing can be compared with it.
+    """
+    if not figure:
+        raise NotRunError("no request was answered in time: is the server slow, or are --seconds too few?")
+    return figure
 
 
 _SHARES = {"50": 0.5, "95": 0.95, "99": 0.99, "999": 0.999}

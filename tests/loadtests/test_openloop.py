@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtests.errors import NotRunError
 from loadtests.figures import Run, quantile
 from loadtests.openloop import driver as driver_module
 from loadtests.openloop import overload
@@ -126,6 +127,19 @@ async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries:
     assert [step["step"] for step in curve.steps] == ["peak"]
 
 
+class _Silent(_Curve):
+    """A curve of a server that answers nothing."""
+
+    async def _run(self, name: str, rate: float | None, connections: int) -> Run:
+        return Results().figures()
+
+
+async def test_a_server_that_answers_nothing_has_no_peak() -> None:
+    """If no request is answered in time, the program says so."""
+    with pytest.raises(NotRunError, match="no request was answered in time"):
+        await _Silent(0.0).measure()
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 0.999))
 def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
     ordered = sorted(values)
@@ -144,7 +158,7 @@ async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setattr(overload, "CHECKED_MAX", 20)
     async with in_process(database_url) as service:
         target = await prepare(service.url, [await make_key(database_url, "overload")])
-        yield overload.Curve(Task(target, "mixed", 64, 0.3), os.getpid(), Screen())
+        yield overload.Curve(Task(target, "mixed", 64, 0.8), os.getpid(), Screen())
 
 
 async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
