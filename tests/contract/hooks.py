@@ -1,6 +1,7 @@
 """What Schemathesis has to know besides the document. It runs in its own environment."""
 
 import os
+import re
 from typing import Any
 
 import schemathesis
@@ -10,8 +11,15 @@ OWN_KEY = os.environ["CONTRACT_KEY_ID"]
 
 # Existing accounts, so that some transfers move money.
 ACCOUNTS = {"source": "customer:42", "destination": "merchant:7", "currency": "EUR"}
-# Nothing listens at this address.
+# The values that they replace. A value that the document forbids stays, because its request must be refused.
+REPLACED = {
+    "source": re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}"),
+    "destination": re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}"),
+    "currency": re.compile(r"[A-Z0-9]{3,8}"),
+}
+# Nothing listens at this address, which replaces others of a length that the document allows.
 NOBODY = "http://127.0.0.1:1/"
+URL = re.compile(r"http.{0,2044}", re.DOTALL)
 
 
 @schemathesis.hook
@@ -26,9 +34,14 @@ def map_body(_context: Any, body: Any) -> Any:
     """Use existing accounts in every other transfer, and a dead address in every webhook endpoint."""
     if not isinstance(body, dict):
         return body
-    if str(body.get("url", "")).startswith("http"):
+    if _matches(body, "url", URL):
         body["url"] = NOBODY
     amount = body.get("amount")
-    if {"source", "destination"} <= body.keys() and isinstance(amount, int) and amount % 2:
+    if all(_matches(body, *each) for each in REPLACED.items()) and isinstance(amount, int) and amount % 2:
         body.update(ACCOUNTS)
     return body
+
+
+def _matches(body: dict[str, Any], name: str, form: re.Pattern[str]) -> bool:
+    value = body.get(name)
+    return isinstance(value, str) and form.fullmatch(value) is not None
