@@ -28,7 +28,7 @@ def explain(error: BaseException) -> str | None:
         case OSError():
             return f"the system refuses: {error.strerror or str(error) or type(error).__name__}"
         case AddressError():
-            return f"the address of Postgres is refused: {error.text}"
+            return error.explained()
         case DatabaseError():
             return f"Postgres refuses: {error.text}"
         case _:

@@ -120,6 +120,10 @@ class UnpreparedError(DatabaseError):
 class AddressError(UnpreparedError):
     """The address of Postgres cannot be used."""
 
+    def explained(self) -> str:
+        """Return what it means to an operator."""
+        return f"the address of Postgres is refused: {self.text}"
+
 
 class AccessRefusedError(UnpreparedError):
     """The user or the database does not exist, or the password is wrong."""

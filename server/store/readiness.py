@@ -84,7 +84,7 @@ def explain_refusal(error: DatabaseError) -> str:
     """Return a sentence that says why Postgres refused the check."""
     match error:
         case AddressError():
-            return f"the address of Postgres is refused: {error.text}"
+            return error.explained()
         case SchemaMissingError():
             return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
         case AccessRefusedError() | RoleMissingError():

@@ -8,6 +8,7 @@ import pytest
 from tests.api.holding import figures, follow, followed, held, hold, paid, progress
 from tests.api.steps import bound, bulk, codes, order, post
 from tests.support.client import Answer, Client, new_key
+from tests.support.waiting import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ async def test_failed_sets_leave_the_rest_of_their_batch_alone(market: Client) -
         order("alice", "shop", 3, hold=True),
         order("platform", "bank", 1_000),
     ]
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         for _ in range(3):
             answers = await asyncio.gather(
                 *(

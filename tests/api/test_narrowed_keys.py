@@ -18,7 +18,7 @@ from tests.api.steps import blocked, bulk, codes, lock_held, order, pages
 from tests.support.client import Client, new_key
 from tests.support.events import pulled, relaying, streaming
 from tests.support.service import Service, in_process
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 _ACCOUNT = ("200", "404 account_not_found", "404 account_not_found")
 _POST = ("201", "404 account_not_found", "404 account_not_found")
@@ -439,4 +439,4 @@ async def test_a_key_that_is_narrowed_while_it_waits(
         assert (await part.whole.send("PATCH", path, {"accounts": ["shop:"]})).status == 200
         assert (await part.whole.open("bank:late")).status == 201
         assert (await waiting).json["data"] == []
-        assert await asyncio.wait_for(stream.rest(), 45) == []
+        assert await asyncio.wait_for(stream.rest(), WAIT_SECONDS) == []

@@ -15,6 +15,7 @@ from tests.support.command import call, ended, environment
 from tests.support.events import relaying
 from tests.support.listening import stop_accepting
 from tests.support.service import Service
+from tests.support.waiting import WAIT_SECONDS
 
 ALICE = ("accounts", "get", "alice")
 
@@ -108,7 +109,7 @@ async def test_events(books: Shell, service: Service) -> None:
     """Events are listed in order, filtered by type and account."""
     await books.done("pay", "world", "alice", "12.50", "EUR")
     async with relaying(service.database_url):
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             while len(rows := await books.rows("events", "list")) < 3:
                 pass
     assert [(row[0], row[2]) for row in rows] == [
@@ -133,7 +134,7 @@ async def test_following(books: Shell, service: Service) -> None:
             stderr=asyncio.subprocess.PIPE,
         )
         assert child.stdout is not None
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             first = (await child.stdout.readline()).decode().split()
             paid = (await books.json("pay", "world", "alice", "12.50", "EUR"))["id"]
             second = (await child.stdout.readline()).decode().split()

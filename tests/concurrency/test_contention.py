@@ -10,6 +10,7 @@ import pytest
 from tests.concurrency.crowd import Crowd
 from tests.support.books import verdict
 from tests.support.client import Answer
+from tests.support.waiting import WAIT_SECONDS
 
 ACCOUNTS = ("ann", "ben", "cid", "dot")
 FUNDS = 200
@@ -123,7 +124,7 @@ async def test_atomic_sets_that_share_a_key(crowd: Crowd) -> None:
             ]
             for side in range(2)
         ]
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             answers = await asyncio.gather(
                 *(crowd.history.bulk(next(turns), requests, atomic=True) for requests in sets)
             )

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from server.process.console import live
 from server.process.console.live import VIEWERS_MAX, Live
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 # Seconds: of the life of a stream, and between two snapshots.
 LIFE_SECONDS, BEAT_SECONDS = 0.5, 0.02
@@ -61,7 +61,7 @@ async def test_viewers_that_hang_make_room(url: str) -> None:
 
 async def test_a_stream_ends_whole(url: str) -> None:
     """A viewer that reads is told the past and what comes, and then that it is the end; it may come back at once."""
-    async with asyncio.timeout(45), ClientSession() as session:
+    async with asyncio.timeout(WAIT_SECONDS), ClientSession() as session:
         for _ in range(2):
             async with session.get(url) as response:
                 said = await response.text()

@@ -18,7 +18,7 @@ from tests.support.client import Client
 from tests.support.events import EventSource, position_reached, relaying, streaming
 from tests.support.postgres import administer
 from tests.support.service import Service, in_process
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 PATH = "/v1/events/stream"
 
@@ -143,9 +143,9 @@ async def test_silence_is_broken(client: Client, monkeypatch: pytest.MonkeyPatch
             while stream.source.last_id != position or stream.source.comments < 2:
                 assert stream.source.take((await stream.response.content.readline()).decode().rstrip("\n")) is None
 
-        await asyncio.wait_for(comments("2"), 45)
+        await asyncio.wait_for(comments("2"), WAIT_SECONDS)
         await client.open("bob")
-        await asyncio.wait_for(comments("3"), 45)
+        await asyncio.wait_for(comments("3"), WAIT_SECONDS)
 
 
 async def test_there_may_be_so_many(client: Client, own: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ async def test_its_key_is_revoked(client: Client, own: Service, ledger: str, mon
         assert doomed.token is not None
         await revoke(own, doomed.token)
         await client.open("bob")
-        assert await asyncio.wait_for(ending.rest(), 45) == []
+        assert await asyncio.wait_for(ending.rest(), WAIT_SECONDS) == []
         assert [sent.id for sent in await staying.take(3)] == ["1", "2", "3"]
 
 
@@ -209,7 +209,7 @@ async def test_an_older_database_is_told(client: Client, own: Service) -> None:
     async with streaming(client) as stream:
         await stream.take(2)
         await administer(own.database_url, "UPDATE tallystick.feed_heads SET position = 1")
-        assert await asyncio.wait_for(stream.rest(), 45) == []
+        assert await asyncio.wait_for(stream.rest(), WAIT_SECONDS) == []
     answer = await client.send("GET", PATH, headers={"Last-Event-ID": stream.source.last_id})
     assert (answer.status, answer.code) == (409, "position_not_reached")
 

@@ -13,7 +13,7 @@ from tests.support.client import Client
 from tests.support.history import History
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, in_process, make_key
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 LEDGER = "killed"
 # The requests of these ledgers share batches.
@@ -58,7 +58,7 @@ async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: st
         await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@{time}"})
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             pairs = [(h, Client(session, server.url, t)) for h, t in zip(histories, tokens, strict=True)]
-            async with asyncio.timeout(45):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await asyncio.gather(*(work(*pairs[number % len(pairs)], number) for number in range(CLIENTS)))
             # The supervisor restarts the worker; this test kills the whole server.
             await until(lambda: "died: signal 9" in server.log_text())
@@ -125,7 +125,7 @@ async def test_killed_again_and_again(database_url: str, tmp_path: Path) -> None
                 server.kill()
                 await server.wait()
                 await server.start()
-            async with asyncio.timeout(45):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await workers
             assert history.count("unknown") >= 2
             assert await client.balance("bob") == 400

@@ -17,7 +17,7 @@ from tests.api.steps import bound
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
 from tests.support.service import ServerProcess, in_process, make_key
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 LEDGER = "killed"
 CLIENTS = 12
@@ -61,7 +61,10 @@ async def test_killed_while_holds_are_captured(database_url: str, tmp_path: Path
         asked = await _prepare(Client(before.session, before.url, token))
     try:
         await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@2"})
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.timeout(45):
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            asyncio.timeout(WAIT_SECONDS),
+        ):
             client = Client(session, server.url, token)
             # Each client sends one request after the other, so that there are several batches.
             first: dict[str, Answer | None] = {}

@@ -15,7 +15,7 @@ from tests.support.history import History
 from tests.support.locks import held, somebody_waits
 from tests.support.postgres import administer
 from tests.support.service import Service, in_process
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 LEDGER = "left"
 FIELDS = {"source": "alice", "destination": "bob", "amount": 1, "currency": "EUR"}
@@ -128,7 +128,7 @@ async def test_the_server_fails_with_a_batch(database_url: str, name: str) -> No
     async with in_process(database_url, failpoints=f"{name}=raise@2") as service:
         client = await prepare(service)
         history = History(database_url, LEDGER)
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             answers = await asyncio.gather(
                 *(history.transfer(client, f"batch-{n}", "alice", "bob", 1) for n in range(40))
             )

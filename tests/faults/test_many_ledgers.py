@@ -30,6 +30,7 @@ from tests.faults.test_posting_lane import posted, transfer
 from tests.support.books import check_books
 from tests.support.postgres import administer
 from tests.support.service import NO_REDIS
+from tests.support.waiting import WAIT_SECONDS
 
 LEDGERS = 8
 # "world" has no floor and no ceiling, and alice has nothing, so that money for her comes from "world".
@@ -59,7 +60,7 @@ class Ledgers(NamedTuple):
 
     async def post(self, requests: Sequence[tuple[int, TransferRequest]]) -> list[Any]:
         """Post requests, each with its ledger, at the same instant, so that they share a batch."""
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await asyncio.gather(*(self.lane.post(*request) for request in requests), return_exceptions=True)
 
     async def bound(self, condition: str = "true") -> list[tuple[int, str]]:
@@ -295,7 +296,7 @@ async def test_a_locked_row_of_one_ledger(ledgers: Ledgers, *, contended: bool) 
         # After that the row is known to be locked, and no batch waits for it in the database.
         assert len(in_vain) <= 1 + contended
         assert await ledgers.bound("idempotency_key LIKE 'locked-%'") == []
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert all(map(posted, await asyncio.gather(*waiting)))
 
 
@@ -340,7 +341,7 @@ async def test_the_queue_is_as_long_as_can_be_posted_in_time(ledgers: Ledgers, m
         with pytest.raises(QueueFullError):
             await refused[0]
         assert posted(await ledgers.lane.post(other, transfer("single")))
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         outcomes = await asyncio.gather(*(bulk for bulk in bulks if bulk not in refused))
     assert all(posted(outcome) for bulk in outcomes for outcome in bulk)
     assert len(await ledgers.bound(f"ledger_id = {crowded}")) == 40

@@ -13,7 +13,7 @@ from tests.support.postgres import administer
 from tests.support.proxy import Proxy, proxied
 from tests.support.service import in_process
 
-TOLD = (
+REASON = (
     "the address of Postgres is refused: it leads to a connection pooler that drops the settings of sessions. "
     "Give PostgreSQL's own address: each worker pools its connections itself"
 )
@@ -22,7 +22,7 @@ PASSED_ON = (b"user", b"database")
 
 
 class Dropping(Proxy):
-    """Passes only the user and the database of a start-up message on, as PgBouncer can be told to do."""
+    """Drops the settings in a start-up message, as PgBouncer does with `ignore_startup_parameters`."""
 
     def __init__(self, target: Path) -> None:
         super().__init__(target)
@@ -56,8 +56,8 @@ async def test_every_command_says_so(kind: type[Proxy], database_url: str, tmp_p
     async with proxied(database_url, tmp_path, kind) as (_, url):
         for words in (["migrate"], ["audit"], ["keys", "list"], ["keys", "create", "--ledger", "a", "--role", "read"]):
             end = await call(*words, database_url=url)
-            assert (end.code, end.out, end.err) == (2, "", f"tallystick: {TOLD}\n")
+            assert (end.code, end.out, end.err) == (2, "", f"tallystick: {REASON}\n")
         end = await call("doctor", database_url=url, redis_url=NO_REDIS)
-        assert (end.code, f"FAULT Postgres\n      - {TOLD}\n" in end.out) == (1, True), end
+        assert (end.code, f"FAULT Postgres\n      - {REASON}\n" in end.out) == (1, True), end
         async with in_process(url) as service, service.session.get(f"{service.url}/readyz") as answer:
-            assert (answer.status, (await answer.json())["failures"]) == (503, [TOLD])
+            assert (answer.status, (await answer.json())["failures"]) == (503, [REASON])

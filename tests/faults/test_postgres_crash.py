@@ -14,7 +14,7 @@ from tests.support.client import Client
 from tests.support.history import History
 from tests.support.own_postgres import OwnPostgres
 from tests.support.service import ServerProcess, in_process, make_key
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 LEDGER = "crash"
 
@@ -77,7 +77,7 @@ async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Se
     own_postgres.start()
     await until(partial(reached, 300))
     stop.set()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         await workers
     assert log.read_text().count("postgres failed") >= 2
     assert await client.balance("bob") == acknowledged

@@ -28,6 +28,7 @@ from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.postgres import administer
 from tests.support.service import NO_REDIS, in_process
+from tests.support.waiting import WAIT_SECONDS
 
 LEDGER = "lane"
 
@@ -92,7 +93,7 @@ def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
 
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:
     """Post all requests at the same instant, so that they share a batch."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         return await asyncio.gather(*(lane.post(ground.ledger_id, r) for r in requests), return_exceptions=True)
 
 
@@ -132,7 +133,7 @@ async def test_what_a_failed_set_reversed_is_reversed_of_itself(ground: Ground) 
         transfer("refused", source="alice", destination="world", amount=99),
     ]
     later = [transfer("held", kind="hold", expires_in=60, amount=1_000), transfer("late", amount=1_000, **reversal)]
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         _, first, second = await asyncio.gather(
             lane.post(ground.ledger_id, transfer("moved", amount=10)),
             lane.post_many(ground.ledger_id, failing, atomic=True),
@@ -193,7 +194,7 @@ async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkey
     first = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("first")))
     await asyncio.sleep(0)
     second = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("second")))
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         heard = await asyncio.gather(first, second, return_exceptions=True)
         assert [type(outcome) for outcome in heard] == [FailpointError, StoreUnavailableError]
         assert await ground.rows() == {}
@@ -269,7 +270,7 @@ async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
     await asyncio.sleep(0.01)
     for caller in (*callers[:2], callers[4]):
         caller.cancel()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert posted(await other)
         assert posted(await callers[3])
         await lane.drain()

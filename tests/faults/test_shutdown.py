@@ -21,7 +21,7 @@ from tests.support.history import History
 from tests.support.locks import held, somebody_waits
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, in_process, make_key
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 LEDGER = "shutdown"
 # Seconds in which a server that is told twice must be gone: far less than it takes to finish its requests.
@@ -79,7 +79,7 @@ async def test_told_to_stop_under_load(running: Running) -> None:
         workers = asyncio.gather(*(work(keeping if number < 20 else closing, number) for number in range(40)))
         await until(lambda: history.count("posted") >= 200)
         server.kill(signal.SIGTERM)
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             await workers
     assert await server.wait() == 0
     assert len(history.errors) == 40
@@ -102,7 +102,7 @@ async def test_idle_connections_are_kept_for_a_while(running: Running) -> None:
         await until(partial(refused, address))
         answer = await client.get("/v1/accounts/alice")
         assert (answer.status, answer.headers["Connection"]) == (200, "close")
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
         assert time.monotonic() - began > STOP_IDLE_SECONDS
     assert await server.wait() == 0
@@ -122,7 +122,7 @@ async def test_told_to_stop_while_postings_run(running: Running, database_url: s
         await until(partial(somebody_waits, database_url))
         server.kill(signal.SIGTERM)
         await asyncio.sleep(0.5)
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         answers = await asyncio.gather(*sending)
     assert {answer.status for answer in answers if answer is not None} == {201}
     assert history.count("posted") == 20
@@ -144,7 +144,7 @@ async def test_told_to_stop_while_a_bulk_runs(running: Running, database_url: st
             server.kill(signal.SIGTERM)
             # Most of the deadline passes in the first batch.
             await asyncio.sleep(3.0)
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             answer = await sending
             assert await server.wait() == 0
     assert answer is not None

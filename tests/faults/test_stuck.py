@@ -14,6 +14,7 @@ from tests.support.history import History
 from tests.support.locks import held
 from tests.support.postgres import administer
 from tests.support.service import in_process
+from tests.support.waiting import WAIT_SECONDS
 
 LEDGER = "stuck"
 # Seconds in which a request must be answered: the deadline of a posting, the half second for handing back its
@@ -97,7 +98,7 @@ async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
         async with held(url, "bob"):
             sending = asyncio.create_task(scene.send("inside", "alice", 20))
             pids: list[int] = []
-            async with asyncio.timeout(45):
+            async with asyncio.timeout(WAIT_SECONDS):
                 while not pids:
                     pids = await backends(url, "wait_event_type = 'Lock'")
             stack.enter_context(stopped(*pids))

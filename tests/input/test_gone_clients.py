@@ -12,7 +12,7 @@ from tests.support.client import Client, new_key
 from tests.support.hot import BODY, CHUNKED, OTHER_BODY, Hot, answered, send_in_pieces
 from tests.support.locks import held, somebody_waits
 from tests.support.service import ServerProcess, make_key
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 WAYS = pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 
@@ -170,7 +170,7 @@ async def test_told_to_stop_with_requests_sent_ahead(
     done = [(await client.get(f"/v1/idempotency-keys/{key}")).status == 200 for key in keys]
     assert done == [True] * len(answers) + [False] * (len(keys) - len(answers))
     assert await client.balance("alice") == len(answers)
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         await server.stop()
 
 

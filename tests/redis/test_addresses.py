@@ -4,7 +4,6 @@ import asyncio
 import logging
 import ssl
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer
 from server.store.redis_cluster import ClusterClient
 from server.store.redis_cluster import connect as connect_any
+from tests.redis.conftest import Connect
 from tests.support.redis_proxy import redis_proxied
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
-
-Connect = Callable[..., RedisServer]
 
 PASSWORD = "s3cret-in-the-address"
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from redis import RedisError
 from server.store.breaker import FAILURES_MAX
 from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer, invalidate_command
 from server.store.scripts import script
+from tests.redis.conftest import Connect
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[..., RedisServer]
 RUN = b"ab12"
 
 

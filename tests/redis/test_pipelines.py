@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
 from server.store import redis
 from server.store.redis import FLUSH_SECONDS, RedisAwayError, RedisServer
 from server.store.scripts import script
+from tests.redis.conftest import Connect
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
-
-Connect = Callable[..., RedisServer]
 
 
 async def test_a_tick_leaves_as_one_piece(proxy: tuple[RedisProxy, str], connect: Connect) -> None:

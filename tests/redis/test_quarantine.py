@@ -12,12 +12,12 @@ import uvloop
 from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer
 from server.store.scripts import script
+from tests.redis.conftest import Connect
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
-Connect = Callable[..., RedisServer]
 SET = ("SET", "used", "1")
 RUN = b"ab12"
 # A quarantine that a test waits for, and one that lasts longer than any test.

@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
 
 import pytest
 
 from server.store import redis
 from server.store.deadline import ARRIVED_SECONDS
 from server.store.redis import RedisAwayError, RedisServer
+from tests.redis.conftest import Connect
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
-
-Connect = Callable[..., RedisServer]
 
 EXTRA = b"$5\r\nother\r\n"
 

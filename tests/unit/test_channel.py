@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 from server.process.channel import Channel, Orders, Stop, ToChild, ToSupervisor
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_what_came_with_the_first_message_is_handled() -> None:
@@ -17,7 +18,7 @@ async def test_what_came_with_the_first_message_is_handled() -> None:
         assert child.wait() == Orders({}, 1)
         heard: asyncio.Queue[ToChild] = asyncio.Queue()
         child.listen(heard.put_nowait, lambda: None)
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await heard.get() == Stop()
     finally:
         child.close()

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.store.coalescer import Coalescer, QueueFullError
+from tests.support.waiting import WAIT_SECONDS
 
 BATCH_MAX = 4
 QUEUE_MAX = 10
-WAIT_SECONDS = 0.05
+QUEUED_SECONDS = 0.05
 
 
 def capitals(items: list[str]) -> Sequence[str]:
@@ -50,7 +51,7 @@ def coalescer(store: Store, in_flight_max: int = 1) -> Coalescer[str, str]:
 @asynccontextmanager
 async def bounded() -> AsyncIterator[None]:
     """Fail the test instead of hanging."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         yield
 
 
@@ -163,12 +164,12 @@ async def test_what_has_waited_too_long_is_not_sent() -> None:
     """
     store = Store()
     lane: Coalescer[str, str] = Coalescer(
-        store.run, batch_max=BATCH_MAX, in_flight_max=1, queue_max=QUEUE_MAX, wait_max_seconds=WAIT_SECONDS
+        store.run, batch_max=BATCH_MAX, in_flight_max=1, queue_max=QUEUE_MAX, wait_max_seconds=QUEUED_SECONDS
     )
     first = lane.submit("a")
     await ticks()
     old = lane.submit("b", QUEUE_MAX)
-    await asyncio.sleep(2 * WAIT_SECONDS)
+    await asyncio.sleep(2 * QUEUED_SECONDS)
     with pytest.raises(QueueFullError):
         lane.submit("c")
     store.open.set()

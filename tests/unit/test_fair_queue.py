@@ -10,6 +10,7 @@ import pytest
 
 from server.store.coalescer import Coalescer, Entry
 from server.store.fair_queue import PATIENCE_SECONDS, FairQueue
+from tests.support.waiting import WAIT_SECONDS
 
 MOST = 500
 NOW = 100.0
@@ -135,7 +136,7 @@ async def test_what_is_ahead_is_what_is_sent_before() -> None:
 @asynccontextmanager
 async def bounded() -> AsyncIterator[None]:
     """Fail the test instead of hanging."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         yield
 
 

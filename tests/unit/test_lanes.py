@@ -8,6 +8,7 @@ import pytest
 from server.store import lanes as module
 from server.store.coalescer import QueueFullError
 from server.store.lanes import LedgerLanes
+from tests.support.waiting import WAIT_SECONDS
 
 
 class Stores:
@@ -40,7 +41,7 @@ async def test_ledgers_never_share_a_batch() -> None:
     """Requests of two ledgers in one turn of the loop make two batches."""
     stores = Stores()
     lanes = stores.lanes()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         answers = await asyncio.gather(*(lanes.submit(ledger_id, "a") for ledger_id in (1, 2, 1)))
     assert answers == ["1:a", "2:a", "1:a"]
     assert sorted(stores.batches) == [(1, ["a", "a"]), (2, ["a"])]
@@ -56,7 +57,7 @@ async def test_a_stuck_ledger_holds_up_no_other() -> None:
     futures += [lanes.submit(1, str(number)) for number in range(3)]
     with pytest.raises(QueueFullError):
         lanes.submit(1, "too much")
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert await lanes.submit(2, "b") == "2:b"
         stores.shut[1].set()
         await lanes.drain()
@@ -68,7 +69,7 @@ async def test_a_failing_ledger_fails_no_other() -> None:
     stores = Stores()
     stores.broken.add(1)
     lanes = stores.lanes()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         answers = await asyncio.gather(lanes.submit(1, "a"), lanes.submit(2, "b"), return_exceptions=True)
     assert isinstance(answers[0], OSError)
     assert answers[1] == "2:b"
@@ -87,7 +88,7 @@ async def test_lanes_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.Mon
     first, second = lanes.submit(1, "a"), lanes.submit(2, "b")
     with pytest.raises(QueueFullError):
         lanes.submit(3, "c")
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         stores.shut[2].set()
         assert await second == "2:b"
         # The task of a batch ends one turn of the loop after its callers are answered.
@@ -110,6 +111,6 @@ async def test_drain_waits_for_every_ledger() -> None:
     await asyncio.gather(futures[0])
     assert not drained.done()
     stores.shut[2].set()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(WAIT_SECONDS):
         await drained
     assert futures[1].done()
